@@ -1,0 +1,367 @@
+"""The one door to Redis: each verb of the function library as a typed method.
+
+Everything is narrowed to the house's own types here; nothing above knows redis-py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from .codec import pack
+from .errors import BrokerOutdated, BrokerUnavailable
+from .keys import Keys
+from .library import Library, library
+from .link import Link, LinkConfig
+from .names import key_part
+from .url import BrokerUrl
+from .wire import Reply
+
+# Redis 7.0 brought functions.
+_OLDEST_REDIS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job on its way in; field by field what submit.lua takes.
+
+    Attributes:
+        deadline_ms: from now; 0 = none. needs: msgpack of what a node must have; b"" = nothing.
+    """
+
+    job_id: str
+    model: str
+    app: str
+    priority: int
+    head_start_ms: float
+    stream: bool
+    envelope: bytes
+    inbox: str
+    result_ttl_ms: int
+    prompt_tokens: int
+    output_tokens: int
+    deadline_ms: int = 0
+    needs: bytes = b""
+    without_node: bool = False
+    blobs: tuple[bytes, ...] = ()
+
+    def arguments(self) -> tuple[object, ...]:
+        """As submit.lua wants them."""
+        return (
+            self.job_id,
+            self.model,
+            key_part(self.model),
+            self.app,
+            self.priority,
+            self.head_start_ms,
+            int(self.stream),
+            self.deadline_ms,
+            self.inbox,
+            self.result_ttl_ms,
+            self.prompt_tokens,
+            self.output_tokens,
+            self.needs,
+            int(self.without_node),
+            self.envelope,
+            *self.blobs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to answer a job: whoever shows a newer fence, or another nonce, has lost it."""
+
+    job_id: str
+    fence: int
+    nonce: str
+
+    def arguments(self) -> tuple[object, ...]:
+        """As every fenced verb wants them."""
+        return (self.job_id, self.fence, self.nonce)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job that is now ours to run.
+
+    Attributes:
+        waited_ms: since it was submitted. deadline_ms: left until its deadline; None = it has none.
+        blobs: how many large inputs lie beside the envelope.
+    """
+
+    lease: Lease
+    attempt: int
+    waited_ms: float
+    deadline_ms: float | None
+    blobs: int
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOffer:
+    """A model and what it costs on the worker that asks, in ms."""
+
+    model_key: str
+    load_ms: float
+    prompt_ms: float
+    output_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOffer:
+    """One LLM server: how many jobs it could start now, of which models."""
+
+    free: int
+    models: tuple[ModelOffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """What a worker asks for; field by field what claim.lua takes.
+
+    Attributes:
+        nonce: new for each request, of [0-9a-z]; the same nonce again gives the same jobs again.
+        lanes: all of the worker's, full ones too. most: jobs it could start in all.
+    """
+
+    worker: str
+    node: str
+    nonce: str
+    lease_ms: int
+    lanes: tuple[LaneOffer, ...]
+    most: int
+    labels: tuple[str, ...] = ()
+    vram_mib: int = 0
+    depth: int = 32
+
+    def arguments(self) -> tuple[object, ...]:
+        """As claim.lua wants them."""
+        offers = {
+            "labels": self.labels,
+            "vram_mib": self.vram_mib,
+            "most": self.most,
+            "lanes": [
+                {"free": lane.free, "models": [(m.model_key, m.load_ms, m.prompt_ms, m.output_ms) for m in lane.models]}
+                for lane in self.lanes
+            ],
+        }
+        return (self.worker, self.node, self.nonce, self.lease_ms, self.depth, pack(offers))
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What came of a finish: whether the answer was taken, and the next jobs (None: advertise first)."""
+
+    taken: bool
+    claimed: list[Claimed] | None = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """How many jobs a reap gave back, declared dead, and ended at their deadline."""
+
+    given_back: int
+    dead: int
+    expired: int
+
+
+class Broker:
+    """A fabric's Redis.
+
+    Args:
+        url: where it is; `url.fabric` names the fabric.
+        name: of this process, shown by CLIENT LIST.
+        functions: another function library than this release's (for tests).
+    """
+
+    def __init__(
+        self, url: BrokerUrl, *, name: str, config: LinkConfig | None = None, functions: Library | None = None
+    ) -> None:
+        self.url = url
+        self.keys = Keys(url.fabric)
+        self.functions = functions or library()
+        self._name = name
+        self._config = config or LinkConfig()
+        self.link = self._new_link(self._config)
+        
+    def _new_link(self, config: LinkConfig) -> Link:
+        return Link(
+            self.url,
+            slot_key=self.keys.prefix,
+            name=self._name,
+            config=config,
+            on_missing_function=self._load_functions,
+        )
+
+    def blocking_link(self) -> Link:
+        """A second connection for blocking reads; the caller closes it."""
+        return self._new_link(self._config)
+
+    async def open(self) -> None:
+        """Connect, and check that the server will do.
+
+        Raises:
+            BrokerUnavailable, BrokerOutdated
+        """
+        wire = await self.link.open()
+        try:
+            info = await wire.send("INFO", "server")
+        except ResponseError:
+            return  # a role without INFO: the functions themselves will tell
+        except (RedisError, OSError):
+            return
+        version = _version(info)
+        if version and version[0] < _OLDEST_REDIS:
+            await self.close()
+            raise BrokerOutdated(
+                f"Redis at {self.url} is version {'.'.join(map(str, version))}; SOLLOL needs Redis 7.0 or newer, or Valkey"
+            )
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self.link.close()
+
+    async def _load_functions(self, link: Link) -> None:
+        wire = await link.open()
+        try:
+            await wire.send("FUNCTION", "LOAD", self.functions.code)
+        except ResponseError as error:
+            text = str(error)
+            if "already exists" in text:
+                return
+            if "NOPERM" in text or "no permissions" in text:
+                raise BrokerUnavailable(
+                    f"Redis at {self.url} lacks the functions of this release ({self.functions.name}) and this user may "
+                    "not load them: start a worker or run `sollol doctor` once as a user that may"
+                ) from None
+            if "unknown command" in text.lower():
+                raise BrokerOutdated(
+                    f"Redis at {self.url} knows no functions; SOLLOL needs Redis 7.0 or newer, or Valkey"
+                ) from None
+            raise
+
+    def command(self, verb: str, *arguments: object) -> tuple[object, ...]:
+        """A call of the library as a raw command, for callers that pipeline by themselves."""
+        return ("FCALL", self.functions.function(verb), 1, self.keys.prefix, *arguments)
+
+    async def _call(self, verb: str, *arguments: object, patience_seconds: float | None = None) -> Reply:
+        return await self.link.call(*self.command(verb, *arguments), patience_seconds=patience_seconds)
+
+    async def submit(self, submission: Submission) -> Reply:
+        """Put a job in; the raw reply of submit.lua. Safe to repeat."""
+        return await self._call("submit", *submission.arguments())
+
+    async def claim(self, request: ClaimRequest) -> list[Claimed] | None:
+        """Take the jobs that suit best; none: the worker now waits in line. None: advertise first."""
+        return _claim_reply(await self._call("claim", *request.arguments()))
+
+    async def finish(self, lease: Lease, answer: bytes, then: ClaimRequest | None = None) -> Finished:
+        """Give the answer and, with `then`, claim the next jobs in the same call."""
+        reply = await self._call("finish", *lease.arguments(), answer, *(then.arguments() if then else ()))
+        return Finished(reply[0] == 1, _claim_reply(reply[1]) if then else [])
+
+    async def emit(self, lease: Lease, seq: int, piece: bytes) -> bool:
+        """Show a piece; False: the job is no longer ours."""
+        return bool(await self._call("emit", *lease.arguments(), seq, piece) == 1)
+
+    async def fail(self, lease: Lease, error: bytes, *, retry: bool, most_errors: int, backoff_ms: int) -> str:
+        """Report that the attempt failed: "retry", "end", or "stale" when the job is no longer ours."""
+        reply = await self._call("fail", *lease.arguments(), error, int(retry), most_errors, backoff_ms)
+        return str(_text(reply))
+
+    async def release(self, lease: Lease) -> bool:
+        """Hand a job back; False: it was no longer ours."""
+        return bool(await self._call("release", *lease.arguments()) == 1)
+
+    async def renew(self, leases: Sequence[Lease], lease_ms: int, *, patience_seconds: float) -> list[str]:
+        """Keep the leases; gives the ids of the jobs that are no longer ours."""
+        flat = [part for lease in leases for part in lease.arguments()]
+        return [_text(each) for each in await self._call("renew", lease_ms, *flat, patience_seconds=patience_seconds)]
+
+    async def cancel(self, job_id: str) -> str:
+        """End a job unanswered: "cancelled", the state it had ended in before, or "unknown"."""
+        return _text(await self._call("cancel", job_id))
+
+    async def reap(self, *, most: int, most_crashes: int, longest_lease_ms: int) -> Reaped:
+        """Give back what dead workers held, and end what is past its deadline."""
+        reply = await self._call("reap", most, most_crashes, longest_lease_ms)
+        return Reaped(*(int(each) for each in reply))
+
+    async def advertise(
+        self,
+        worker: str,
+        node: str,
+        *,
+        ttl_ms: int,
+        worker_fields: Mapping[str, str],
+        node_fields: Mapping[str, str],
+        models: Sequence[str],
+    ) -> bool:
+        """Say that a worker lives and which models it serves (canonical names).
+
+        Returns:
+            Whether its inbox had to be made: what was sent to it before is lost.
+        """
+        named = [part for model in models for part in (key_part(model), model)]
+        fields = (pack(dict(worker_fields)), pack(dict(node_fields)))
+        reply = await self._call("advertise", worker, node, ttl_ms, key_part(node), *fields, *named)
+        return bool(reply == 2)
+
+    async def attend(
+        self, inbox: str, app: str, *, inbox_ttl_ms: int, app_fields: Mapping[str, str], app_ttl_ms: int
+    ) -> bool:
+        """Say that a client lives; its inbox takes entries from now on.
+
+        Returns:
+            Whether its inbox had to be made: what was sent to it before is lost.
+        """
+        fields = pack(dict(app_fields))
+        reply = await self._call("attend", inbox, inbox_ttl_ms, app, key_part(app), fields, app_ttl_ms)
+        return bool(reply == 2)
+
+    async def leave(self, worker: str) -> None:
+        """Take a worker out; nothing is sent its way any more."""
+        await self._call("leave", worker, patience_seconds=2.0)
+
+    async def blobs(self, job_id: str, count: int) -> list[bytes]:
+        """The large inputs of a job, in order."""
+        reply = await self.link.call("HMGET", self.keys.blob(job_id), *range(count))
+        return [bytes(each) for each in reply if each is not None]
+
+    async def drop_inbox(self, who: str) -> None:
+        """Take an inbox away when its owner goes."""
+        with contextlib.suppress(BrokerUnavailable, asyncio.TimeoutError):
+            await self.link.call("DEL", self.keys.inbox(who), patience_seconds=1.0)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _version(info: bytes) -> tuple[int, ...]:
+    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    digits = fields.get("redis_version", "").split(".")
+    return tuple(int(each) for each in digits if each.isdigit())
+
+
+def _claim_reply(reply: Any) -> list[Claimed] | None:
+    if _text(reply[0]) == "unknown":
+        return None
+    return [_claimed(row) for row in reply[1]]
+
+
+def _claimed(row: Any) -> Claimed:
+    left = float(row[5])
+    return Claimed(
+        lease=Lease(_text(row[0]), int(row[1]), _text(row[2])),
+        attempt=int(row[3]),
+        waited_ms=float(row[4]),
+        deadline_ms=None if left < 0 else left,
+        blobs=int(row[6]),
+        envelope=bytes(row[7]),
+    )

@@ -1,0 +1,189 @@
+"""Every error that SOLLOL raises, in one tree.
+
+    SollolError
+    ├── InvalidJob               the job is malformed: nothing was sent
+    ├── BrokerUnavailable        Redis cannot be reached, or cannot be used
+    │   └── BrokerOutdated       Redis answers, but is older than 7.0
+    ├── ClientClosed             the client was closed while it waited; the job itself goes on
+    ├── QueueFull                no room for the job now: try after `retry_after` seconds
+    ├── QuotaExceeded            the application used up its share: try after `retry_after` seconds
+    └── JobFailed                the job was accepted and ended without an answer
+        ├── NoNodeForModel       no live worker could ever serve it: `reasons` per node
+        ├── BackendError         the LLM server refused or broke: `status`, `partial`
+        │   └── BackendTimeout   one of the four timeouts ran out: `phase`
+        ├── DeadlineExceeded     the job's deadline passed before its answer
+        ├── JobCancelled         somebody cancelled it
+        ├── JobDead              it took too many workers down with it: `attempts`
+        └── JobLost              Redis no longer knows the job
+
+No message carries a prompt, an answer or a password.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Mapping
+from typing import Any
+
+
+class SollolError(Exception):
+    """The root of everything that SOLLOL raises on purpose."""
+
+
+class InvalidJob(SollolError, ValueError):
+    """The job is malformed; raised before anything is sent.
+
+    Attributes:
+        field: the argument at fault, as the caller wrote it.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class BrokerUnavailable(SollolError, ConnectionError):
+    """Redis cannot be reached, or refuses to work for us.
+
+    The message names the URL with its password masked and says what to try.
+    """
+
+
+class BrokerOutdated(BrokerUnavailable):
+    """The server answers, but lacks what SOLLOL needs (Redis 7.0 or Valkey)."""
+
+
+class ClientClosed(SollolError):
+    """The client was closed while it waited; the job itself goes on: `attach(job_id)` finds it."""
+
+
+class QueueFull(SollolError):
+    """The fabric has no room for the job now.
+
+    Attributes:
+        retry_after: seconds after which a new try makes sense.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QuotaExceeded(SollolError):
+    """The application has used up its share.
+
+    Attributes:
+        retry_after: seconds after which a new try makes sense.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class JobFailed(SollolError):
+    """The job was accepted and ended without an answer."""
+
+
+class NoNodeForModel(JobFailed):
+    """No live worker could ever serve the job.
+
+    Attributes:
+        reasons: why each node cannot, by node name; empty when no worker lives.
+    """
+
+    def __init__(self, message: str, *, reasons: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.reasons: dict[str, str] = dict(reasons or {})
+
+
+class BackendError(JobFailed):
+    """The LLM server refused the request, broke, or went away.
+
+    Attributes:
+        status: the HTTP status it answered with; None when there was no answer.
+        retryable: whether another node may do better (5xx, refused connection,
+            truncated stream); a 4xx is the request's own fault.
+        partial: the text that had arrived before the end, if any.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, retryable: bool = False, partial: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retryable = retryable
+        self.partial = partial
+
+
+class BackendTimeout(BackendError):
+    """The LLM server was too slow.
+
+    Attributes:
+        phase: which timeout ran out: "connect", "first_token", "between_tokens" or "total".
+    """
+
+    def __init__(self, message: str, *, phase: str, partial: str = "") -> None:
+        # A job that used up its own total time would do so on any node.
+        super().__init__(message, retryable=phase != "total", partial=partial)
+        self.phase = phase
+
+
+class DeadlineExceeded(JobFailed):
+    """The job's deadline passed before it had an answer."""
+
+
+class JobCancelled(JobFailed, concurrent.futures.CancelledError):
+    """The job was cancelled, here or by another process."""
+
+
+class JobDead(JobFailed):
+    """The job took too many workers down with it and lies in the dead letters.
+
+    Attributes:
+        attempts: how often it was started.
+    """
+
+    def __init__(self, message: str, *, attempts: int = 0) -> None:
+        super().__init__(message)
+        self.attempts = attempts
+
+
+class JobLost(JobFailed):
+    """Redis does not know the job: its result expired, or the id was never used here."""
+
+
+# How an error travels through Redis: its class by name, its text, its facts.
+_BY_NAME: dict[str, type[SollolError]] = {
+    kind.__name__: kind
+    for kind in (
+        InvalidJob,
+        NoNodeForModel,
+        BackendError,
+        BackendTimeout,
+        DeadlineExceeded,
+        JobCancelled,
+        JobDead,
+        JobLost,
+    )
+}
+_FACTS = ("field", "reasons", "status", "retryable", "partial", "phase", "attempts")
+
+
+def to_wire(error: SollolError) -> dict[str, Any]:
+    """Describe `error` as plain data: {"error": class name, "message": text, + its facts}."""
+    facts = {name: getattr(error, name) for name in _FACTS if getattr(error, name, None)}
+    return {"error": type(error).__name__, "message": str(error), **facts}
+
+
+def from_wire(data: Mapping[str, Any]) -> SollolError:
+    """Rebuild the error that `to_wire` described; an unknown class becomes JobFailed."""
+    kind = _BY_NAME.get(str(data.get("error")), JobFailed)
+    message = str(data.get("message") or "the job failed and left no reason")
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    defaults = {"field": "", "reasons": {}, "status": None, "retryable": False, "partial": "", "phase": "",
+                "attempts": 0}  # fmt: skip
+    for name, default in defaults.items():
+        setattr(error, name, data.get(name, default))
+    return error

@@ -1,0 +1,84 @@
+"""A process's inbox: the one blocking read that serves everything it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from .broker import Broker
+from .errors import SollolError
+from .link import Link
+
+log = logging.getLogger(__name__)
+
+EntryFields = Mapping[bytes, bytes]
+
+# Shorter than the link's stall time, or a quiet inbox would look like a dead connection.
+_BLOCK_MS = 2000
+_COUNT = 2000
+# Entries that have been read are cut off in bundles: one XTRIM each would double the commands per job.
+_TRIM_ENTRIES = 1000
+_TRIM_BYTES = 1024 * 1024
+
+
+class Inbox:
+    """Reads `inbox:WHO` and hands on each entry, in order, until stopped.
+
+    Args:
+        on_entry: called in the event loop with the entry's fields; must not block, nor raise.
+    """
+
+    def __init__(self, broker: Broker, who: str, *, on_entry: Callable[[EntryFields], None]) -> None:
+        self._broker = broker
+        self._key = broker.keys.inbox(who)
+        self._on_entry = on_entry
+        self._last: bytes = b"0"
+        self._read_entries = 0
+        self._read_bytes = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to read, from the first entry on."""
+        self._task = asyncio.create_task(self._loop(self._broker.blocking_link()))
+
+    async def stop(self) -> None:
+        """Stop reading; what is unread stays until the inbox expires."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def rewind(self) -> None:
+        """Read from the beginning again: the inbox was made anew, maybe by a server with another clock."""
+        self._last = b"0"
+
+    async def _loop(self, link: Link) -> None:
+        try:
+            while True:
+                try:
+                    await self._turn(link)
+                except SollolError as error:
+                    log.warning("inbox: %s", error)
+                    await asyncio.sleep(0.5)
+        finally:
+            await link.close()
+
+    async def _turn(self, link: Link) -> None:
+        last = self._last
+        reply = await link.call("XREAD", "COUNT", _COUNT, "BLOCK", _BLOCK_MS, "STREAMS", self._key, last)
+        if not reply:
+            return
+        entries = reply[0][1]
+        for _, flat in entries:
+            self._read_bytes += len(flat[-1])
+            try:
+                self._on_entry(dict(zip(flat[::2], flat[1::2], strict=True)))
+            except Exception:  # one odd entry must not silence the process
+                log.exception("inbox: an entry could not be handled")
+        if self._last is last:
+            self._last = entries[-1][0]
+        self._read_entries += len(entries)
+        if self._read_entries >= _TRIM_ENTRIES or self._read_bytes >= _TRIM_BYTES:
+            self._read_entries = self._read_bytes = 0
+            await link.call("XTRIM", self._key, "MINID", self._last)

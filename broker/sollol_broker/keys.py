@@ -1,0 +1,132 @@
+"""Every Redis key there is: one short function each, with its type and lifetime.
+
+All keys of a fabric share one hash tag, so they lie in one slot of a Redis Cluster. `lua/_keys.lua`
+is the twin of this file for the functions; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .names import check_name, key_part
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one fabric.
+
+    Args:
+        fabric: the fabric's name; several may share one Redis. Empty for the default one.
+    """
+
+    fabric: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """What each key begins with: "{sollol}" or "{sollol:NAME}"."""
+        if not self.fabric:
+            return "{sollol}"
+        return "{sollol:" + key_part(check_name(self.fabric, "fabric")) + "}"
+
+    def job(self, job_id: str) -> str:
+        """Hash: envelope, state, fence, times, counters. Lives while the job does, then its result TTL."""
+        return f"{self.prefix}:job:{job_id}"
+
+    def blob(self, job_id: str) -> str:
+        """Hash: the job's pictures and other large inputs by number. Deleted at the job's end."""
+        return f"{self.prefix}:blob:{job_id}"
+
+    def events(self, job_id: str) -> str:
+        """Stream: what the job's followers read. Lives like the job."""
+        return f"{self.prefix}:events:{job_id}"
+
+    def queue(self, model_key: str) -> str:
+        """Zset: waiting jobs of a model by rank. Vanishes when empty."""
+        return f"{self.prefix}:queue:{model_key}"
+
+    def idle(self, model_key: str) -> str:
+        """Zset: workers waiting for this model, by what they would cost in ms. TTL 60 s."""
+        return f"{self.prefix}:idle:{model_key}"
+
+    def serves(self, model_key: str) -> str:
+        """Zset: workers that serve this model, by when their advert runs out (ms). TTL of the advert."""
+        return f"{self.prefix}:serves:{model_key}"
+
+    def inbox(self, who: str) -> str:
+        """Stream: everything that one process waits for. TTL, renewed by its owner."""
+        return f"{self.prefix}:inbox:{who}"
+
+    def worker(self, worker_id: str) -> str:
+        """Hash: a worker's advert. TTL, renewed by each advert."""
+        return f"{self.prefix}:worker:{worker_id}"
+
+    def node(self, node: str) -> str:
+        """Hash: a machine's hardware and load. TTL, renewed by each advert."""
+        return f"{self.prefix}:node:{key_part(node)}"
+
+    def app(self, app: str) -> str:
+        """Hash: an application that uses the fabric. TTL, renewed while a client of it lives."""
+        return f"{self.prefix}:app:{key_part(app)}"
+
+    def tally(self, node: str) -> str:
+        """Hash: what a node has finished: counts and sums. TTL 7 d after the last job."""
+        return f"{self.prefix}:tally:{key_part(node)}"
+
+    @property
+    def leases(self) -> str:
+        """Zset: running jobs by lease deadline, Redis time in ms. Permanent."""
+        return f"{self.prefix}:leases"
+
+    @property
+    def delayed(self) -> str:
+        """Zset: jobs that wait out a backoff, by when they are due (ms). Permanent."""
+        return f"{self.prefix}:delayed"
+
+    @property
+    def deadlines(self) -> str:
+        """Zset: unfinished jobs that have a deadline, by that deadline (ms). Permanent."""
+        return f"{self.prefix}:deadlines"
+
+    @property
+    def dead(self) -> str:
+        """Zset: dead letters by time of death (ms). Permanent, at most 10,000."""
+        return f"{self.prefix}:dead"
+
+    @property
+    def ended(self) -> str:
+        """List: ids of the last 1,000 jobs that ended, newest first. Permanent."""
+        return f"{self.prefix}:ended"
+
+    @property
+    def workers(self) -> str:
+        """Zset: worker ids by when their advert runs out (ms). Permanent."""
+        return f"{self.prefix}:workers"
+
+    @property
+    def apps(self) -> str:
+        """Zset: application names by when they were last seen (ms). Permanent."""
+        return f"{self.prefix}:apps"
+
+    @property
+    def models(self) -> str:
+        """Hash: model key → the model's name, for every model ever advertised. Permanent."""
+        return f"{self.prefix}:models"
+
+    @property
+    def stats(self) -> str:
+        """Hash: counters of the whole fabric. Permanent."""
+        return f"{self.prefix}:stats"
+
+    @property
+    def limits(self) -> str:
+        """Hash: admission: when memory was last looked at, and whether it was full. Permanent."""
+        return f"{self.prefix}:limits"
+
+
+_PERMANENT = ("leases", "delayed", "deadlines", "dead", "ended", "workers", "apps", "models", "stats", "limits")
+
+
+def is_permanent(key: str) -> bool:
+    """Whether `key` may lack a TTL: it is one of the few that live for ever, or a non-empty queue."""
+    _, _, rest = key.partition("}:")
+    return rest in _PERMANENT or rest.startswith("queue:")

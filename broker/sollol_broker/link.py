@@ -1,0 +1,234 @@
+"""The way to Redis: finds the primary, connects, and repeats what is safe to repeat.
+
+redis-py's own retries are off: it would repeat commands that must not be repeated. Everything that
+goes through `Link.call` may be sent twice; the functions of the library are made for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from redis.asyncio import RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
+
+from .errors import BrokerUnavailable, QueueFull
+from .url import BrokerUrl
+from .wire import Reply, Wire
+
+# Beginnings of error replies after which the same request will work, here or on the new primary.
+_PASSING = ("LOADING", "READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY", "MISCONF", "NOREPLICAS")
+_FIRST_DELAY_SECONDS = 0.05
+_LONGEST_DELAY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """How patient a link is.
+
+    Attributes:
+        connect_seconds: for one try to connect, login included.
+        patience_seconds: how long a call is repeated over lost connections before it gives up.
+        stall_seconds: a connection that owes replies and is silent so long is taken for dead.
+    """
+
+    connect_seconds: float = 5.0
+    patience_seconds: float = 30.0
+    stall_seconds: float = 5.0
+
+
+class Link:
+    """A pipelined connection to the fabric's primary, made anew whenever it breaks.
+
+    Args:
+        url: where Redis is.
+        slot_key: a key of the fabric; a Cluster is asked for its primary.
+        name: shown by CLIENT LIST.
+        on_missing_function: called when the server lacks our functions; loads them.
+    """
+
+    def __init__(
+        self,
+        url: BrokerUrl,
+        *,
+        slot_key: str,
+        name: str,
+        config: LinkConfig | None = None,
+        on_missing_function: Callable[[Link], Awaitable[None]] | None = None,
+    ) -> None:
+        self.url = url
+        self.config = config or LinkConfig()
+        self._slot_key = slot_key
+        self._name = name
+        self._on_missing_function = on_missing_function
+        self._wire: Wire | None = None
+        self._connecting = asyncio.Lock()
+
+    def ready(self) -> Wire | None:
+        """The connection if it stands, for callers that pipeline by themselves."""
+        return None if self._wire is None or self._wire.is_broken else self._wire
+
+    async def open(self) -> Wire:
+        """The connection, made now if there is none: one try.
+
+        Raises:
+            BrokerUnavailable: no connection within `connect_seconds`, or the login was refused.
+        """
+        if self._wire is not None and not self._wire.is_broken:
+            return self._wire
+        async with self._connecting:
+            if self._wire is not None:
+                if not self._wire.is_broken:
+                    return self._wire
+                await self._wire.close()
+                self._wire = None
+            try:
+                async with asyncio.timeout(self.config.connect_seconds):
+                    wire = Wire(await self._connection(), stall_seconds=self.config.stall_seconds)
+                    await wire.open()
+            except (AuthenticationError, AuthorizationError) as error:
+                raise BrokerUnavailable(f"Redis at {self.url} refused the login: {_first_words(error)}") from None
+            except TimeoutError:
+                raise BrokerUnavailable(
+                    f"Redis at {self.url} did not answer within {self.config.connect_seconds:g} s: "
+                    "check the address, the firewall and whether the server hangs"
+                ) from None
+            except (RedisError, OSError) as error:
+                raise BrokerUnavailable(
+                    f"cannot reach Redis at {self.url} ({_first_words(error)}): is it running, and is the address "
+                    "right? `sollol up` starts one here; SOLLOL_REDIS_URL or --redis names another"
+                ) from None
+            self._wire = wire
+            return wire
+
+    async def call(self, *command: object, patience_seconds: float | None = None) -> Reply:
+        """Send a command that is safe to repeat, and repeat it until its reply has come.
+
+        Raises:
+            BrokerUnavailable: patience ran out, or the server refuses us.
+            QueueFull: the server's memory is full.
+            redis.exceptions.ResponseError: the command itself is wrong: a mistake of ours.
+        """
+        patience = self.config.patience_seconds if patience_seconds is None else patience_seconds
+        give_up_at = time.monotonic() + patience
+        delay = _FIRST_DELAY_SECONDS
+        while True:
+            try:
+                wire = await self.open()
+                return await wire.send(*command)
+            except (NoPermissionError, AuthenticationError, AuthorizationError) as error:
+                raise BrokerUnavailable(f"Redis at {self.url} does not let us: {_first_words(error)}") from None
+            except OutOfMemoryError:
+                raise QueueFull("Redis has no memory left: wait, or raise its maxmemory", retry_after=5.0) from None
+            except BrokerUnavailable as error:
+                if time.monotonic() + delay > give_up_at or "refused the login" in str(error):
+                    raise
+            except ResponseError as error:
+                if "Function not found" in str(error) and self._on_missing_function is not None:
+                    await self._on_missing_function(self)
+                elif not str(error).startswith(_PASSING) and "-READONLY" not in str(error):
+                    raise
+                else:
+                    await self.drop()  # the primary may be elsewhere by now
+                if time.monotonic() + delay > give_up_at:
+                    raise BrokerUnavailable(f"Redis at {self.url} cannot work now: {_first_words(error)}") from None
+            except (RedisError, OSError) as error:
+                if time.monotonic() + delay > give_up_at:
+                    raise BrokerUnavailable(f"lost Redis at {self.url} ({_first_words(error)})") from None
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+
+    async def drop(self) -> None:
+        """Give up the present connection; the next call looks for the primary again."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self.drop()
+
+    async def _connection(self) -> AbstractConnection:
+        url = self.url
+        common = {
+            "db": url.db,
+            "username": url.username,
+            "password": url.password,
+            "client_name": self._name,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            # Only the Wire judges silence; redis-py's timer per read would cost each token.
+            "socket_timeout": None,
+            "socket_connect_timeout": self.config.connect_seconds,
+        }
+        if url.mode == "unix":
+            del common["socket_connect_timeout"]
+            return UnixDomainSocketConnection(path=url.path, **common)
+        host, port = await self._primary()
+        tcp = {**common, "host": host, "port": port, "socket_keepalive": True}
+        if url.tls is None:
+            return Connection(**tcp)
+        return SSLConnection(**tcp, **self._tls_options())
+
+    def _tls_options(self) -> dict[str, object]:
+        tls = self.url.tls
+        if tls is None:
+            return {}
+        return {
+            "ssl_ca_certs": tls.ca,
+            "ssl_certfile": tls.cert,
+            "ssl_keyfile": tls.key,
+            "ssl_check_hostname": tls.check_hostname,
+            "ssl_cert_reqs": "required",
+            "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+        }
+
+    async def _primary(self) -> tuple[str, int]:
+        url = self.url
+        if url.mode == "sentinel":
+            options: dict[str, object] = {"socket_timeout": 1.0, "password": url.sentinel_password, "protocol": 2}
+            if url.tls is not None:
+                options |= {"ssl": True, **self._tls_options()}
+            sentinel = Sentinel(list(url.hosts), sentinel_kwargs=options)
+            try:
+                host, port = await sentinel.discover_master(url.service)
+                return str(host), int(port)
+            finally:
+                for each in sentinel.sentinels:
+                    await each.aclose()
+        if url.mode == "cluster":
+            nodes = [ClusterNode(host, port) for host, port in url.hosts]
+            tls = {"ssl": True, **self._tls_options()} if url.tls is not None else {}
+            cluster = RedisCluster(
+                startup_nodes=nodes, username=url.username, password=url.password, protocol=2, **tls
+            )
+            try:
+                await cluster.initialize()
+                node = cluster.get_node_from_key(self._slot_key)
+                if node is None:
+                    raise RedisError("no node of the cluster owns the fabric's slot")
+                return str(node.host), int(node.port)
+            finally:
+                await cluster.aclose()
+        return url.hosts[0]
+
+
+def _first_words(error: BaseException) -> str:
+    """What a foreign error says, short, on one line, and without the URL it may quote."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:160]

@@ -1,0 +1,14 @@
+-- The twin of keys.py. F is the fabric's prefix, "{sollol}" or "{sollol:NAME}": all keys of a fabric share
+-- that one hash tag. Functions take F as their only KEYS entry and build the rest, since a claim cannot know
+-- beforehand which job's keys it will touch; a Cluster needs only the slot, and that is F's.
+local function job_key(F, id) return F .. ':job:' .. id end
+local function blob_key(F, id) return F .. ':blob:' .. id end
+local function events_key(F, id) return F .. ':events:' .. id end
+local function queue_key(F, model) return F .. ':queue:' .. model end
+local function idle_key(F, model) return F .. ':idle:' .. model end
+local function serves_key(F, model) return F .. ':serves:' .. model end
+local function inbox_key(F, who) return F .. ':inbox:' .. who end
+local function worker_key(F, worker) return F .. ':worker:' .. worker end
+local function node_key(F, node) return F .. ':node:' .. node end
+local function app_key(F, app) return F .. ':app:' .. app end
+local function tally_key(F, node) return F .. ':tally:' .. node end

@@ -1,0 +1,54 @@
+-- advertise: say that a worker lives and what it serves; its inbox comes into being with it. Safe to repeat.
+-- KEYS 1 fabric prefix
+-- ARGV 1 worker 2 node 3 TTL ms 4 key part of the node 5 worker's fields (msgpack map of strings)
+--      6 node's fields (msgpack map of strings) 7… model key, model name of each model
+-- returns 1 | 2 the inbox was made anew
+-- allow-oom: a worker that cannot advertise is taken for dead.
+local function keep_inbox(F, who, ttl)
+  local inbox, made = inbox_key(F, who), 1
+  if redis.call('EXISTS', inbox) == 0 then
+    redis.call('XADD', inbox, '*', 't', 'hello')
+    made = 2
+  end
+  redis.call('PEXPIRE', inbox, ttl)
+  return made
+end
+
+local function set_fields(key, fields)
+  for name, value in pairs(fields) do redis.call('HSET', key, name, value) end
+end
+
+local function advertise(keys, a)
+  local F, worker, ttl, now = keys[1], a[1], tonumber(a[3]), now_ms()
+  local until_ms = ms(now + ttl)
+  local advert, node = worker_key(F, worker), node_key(F, a[4])
+  set_fields(advert, cmsgpack.unpack(a[5]))
+  redis.call('HSET', advert, 'id', worker, 'node', a[2], 'seen', ms(now))
+  redis.call('PEXPIRE', advert, ttl)
+  set_fields(node, cmsgpack.unpack(a[6]))
+  redis.call('HSET', node, 'name', a[2], 'seen', ms(now))
+  redis.call('PEXPIRE', node, ttl)
+  redis.call('ZADD', F .. ':workers', until_ms, worker)
+  redis.call('ZREMRANGEBYSCORE', F .. ':workers', '-inf', ms(now - ttl))
+  local served = {}
+  for i = 7, #a, 2 do
+    local serves = serves_key(F, a[i])
+    served[#served + 1] = a[i]
+    redis.call('HSETNX', F .. ':models', a[i], a[i + 1])
+    redis.call('ZADD', serves, until_ms, worker)
+    redis.call('ZREMRANGEBYSCORE', serves, '-inf', ms(now))
+    redis.call('PEXPIRE', serves, ttl)
+  end
+  -- A model that is no longer served is taken back, so that nothing waits for it in vain.
+  local before = redis.call('HGET', advert, 'serves')
+  local wanted = '|' .. table.concat(served, '|') .. '|'
+  for model in string.gmatch(before or '', '[^|]+') do
+    if not string.find(wanted, '|' .. model .. '|', 1, true) then
+      redis.call('ZREM', serves_key(F, model), worker)
+      redis.call('ZREM', idle_key(F, model), worker)
+    end
+  end
+  redis.call('HSET', advert, 'serves', wanted)
+  return keep_inbox(F, worker, ttl)
+end
+verb('advertise', advertise, {'allow-oom'})

@@ -1,0 +1,17 @@
+-- emit: show a piece of the answer. Safe to repeat: seq decides.
+-- KEYS 1 fabric prefix
+-- ARGV 1 id 2 fence 3 nonce 4 seq, from 1 5 piece (msgpack)
+-- returns 1 shown | 0 the job is no longer the caller's
+local function emit(keys, a)
+  local F, id, seq = keys[1], a[1], tonumber(a[4])
+  local job = job_key(F, id)
+  local h = redis.call('HMGET', job, 'state', 'fence', 'nonce', 'seq', 'stream', 'inbox')
+  if not held(h[1], h[2], h[3], a[2], a[3]) then return 0 end
+  if seq <= tonumber(h[4]) then return 1 end
+  redis.call('HSET', job, 'seq', seq)
+  if seq == 1 then redis.call('HSET', job, 'first', ms(now_ms())) end
+  redis.call('XADD', events_key(F, id), 'MAXLEN', '~', EVENTS_MAXLEN, '*', 't', 'piece', 'f', a[2], 's', seq, 'd', a[5])
+  if h[5] == '1' then tell(F, h[6], 't', 'piece', 'j', id, 'f', a[2], 's', seq, 'd', a[5]) end
+  return 1
+end
+verb('emit', emit, {'allow-oom'})

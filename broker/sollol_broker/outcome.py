@@ -1,0 +1,73 @@
+"""How a job ended, as its terminal entry carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import errors
+from .codec import pack, unpack
+from .envelope import MAX_ANSWER_BYTES
+from .errors import SollolError
+from .words import JobState
+
+# A long generation's `context`, or the logprobs of each token, are long lists.
+_MAX_ITEMS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """Where an answer came from and what it took. Times in ms, all of them measured.
+
+    Attributes:
+        attempt: 1 = the first worker that took the job also answered it.
+        queue_wait_ms: from submit to the claim of this attempt.
+        run_ms: from the claim to the last token.
+        first_token_ms: from the claim to the first token; 0 for embeddings.
+    """
+
+    node: str
+    worker: str
+    backend: str
+    attempt: int
+    task_type: str
+    queue_wait_ms: float
+    run_ms: float
+    first_token_ms: float = 0.0
+    load_ms: float = 0.0
+    tokens_per_second: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def pack_answer(answer: Mapping[str, Any], routing: Routing) -> bytes:
+    """The terminal entry of a job that is done."""
+    return pack({"answer": dict(answer), "routing": routing.as_dict()})
+
+
+def pack_error(error: SollolError) -> bytes:
+    """The terminal entry of a job that failed."""
+    return pack(errors.to_wire(error))
+
+
+def read_outcome(job_id: str, state: JobState, data: bytes, attempts: int = 0) -> dict[str, Any] | SollolError:
+    """What a terminal entry says: {"answer", "routing"}, or the error to raise."""
+    if state is JobState.CANCELLED:
+        return errors.JobCancelled(f"job {job_id} was cancelled")
+    if state is JobState.EXPIRED:
+        return errors.DeadlineExceeded(
+            f"job {job_id} had no answer when its deadline passed: allow more time, or add nodes"
+        )
+    if state is JobState.DEAD:
+        return errors.JobDead(
+            f"job {job_id} lies in the dead letters: every worker that took it died. Look at those workers' logs "
+            "(out of memory?) before you send it again",
+            attempts=attempts,
+        )
+    plain = unpack(data, max_bytes=MAX_ANSWER_BYTES, max_items=_MAX_ITEMS)
+    if state is JobState.FAILED:
+        return errors.from_wire(plain)
+    return dict(plain)

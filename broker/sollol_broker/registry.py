@@ -1,0 +1,326 @@
+"""What the fabric looks like now: nodes, queues, models, jobs and counters, read from Redis alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .broker import Broker
+from .names import canonical_model, key_part
+from .words import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A live worker as it advertised itself.
+
+    Attributes:
+        seen_ms_ago: since its last advert.
+        models: canonical name → what is known of the model (kinds, size_bytes, context_tokens, loaded, …).
+        backends: kind, url, slots, busy, down (why) of each LLM server.
+    """
+
+    id: str
+    node: str
+    state: str
+    version: str
+    slots: int
+    busy: int
+    seen_ms_ago: float
+    labels: tuple[str, ...] = ()
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    backends: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A machine with its live workers.
+
+    Attributes:
+        hardware: gpus, vram_total_mib, vram_free_mib, cpu, ram and load, as last read.
+        finished: jobs it has ended, by state. busy_seconds: slot time it has spent on them.
+    """
+
+    name: str
+    host: str
+    os: str
+    hardware: dict[str, Any]
+    workers: tuple[WorkerView, ...]
+    finished: dict[str, int] = field(default_factory=dict)
+    busy_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """Jobs that wait for one model. `oldest_seconds`: how long the one at the head has waited."""
+
+    model: str
+    waiting: int
+    running: int
+    oldest_seconds: float
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A model and the nodes that serve it; `loaded_on`: those that have it in memory."""
+
+    name: str
+    kinds: tuple[str, ...]
+    nodes: tuple[str, ...]
+    loaded_on: tuple[str, ...]
+    size_bytes: int = 0
+    context_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job's record; no prompt, no answer. Times in seconds since the epoch, by Redis' clock; 0 = not yet."""
+
+    id: str
+    state: JobState
+    model: str
+    app: str
+    priority: int
+    attempt: int
+    node: str
+    worker: str
+    submitted: float
+    claimed: float
+    first_token: float
+    ended: float
+    crashes: int
+    errors: int
+    releases: int
+    stream: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**asdict(self), "state": str(self.state)}
+
+
+class Registry:
+    """Reads the fabric's state. One pipelined burst of reads per question."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def workers(self) -> list[WorkerView]:
+        """All live workers, by node and id."""
+        now = await self._now_ms()
+        ids = await self._call("ZRANGEBYSCORE", self._broker.keys.workers, f"{now:.3f}", "+inf")
+        hashes = await self._hashes([self._broker.keys.worker(each.decode()) for each in ids])
+        return sorted((_worker(h, now) for h in hashes if "id" in h), key=lambda worker: (worker.node, worker.id))
+
+    async def nodes(self) -> list[NodeView]:
+        """All machines with a live worker, by name."""
+        by_node: dict[str, list[WorkerView]] = {}
+        for worker in await self.workers():
+            by_node.setdefault(worker.node, []).append(worker)
+        keys = self._broker.keys
+        hashes = await self._hashes([keys.node(name) for name in by_node])
+        tallies = await self._hashes([keys.tally(name) for name in by_node])
+        return [
+            NodeView(
+                name=name,
+                host=h.get("host", ""),
+                os=h.get("os", ""),
+                hardware=json.loads(h.get("hardware", "{}")),
+                workers=tuple(workers),
+                finished={state: int(tally[state]) for state in JobState if state in tally},
+                busy_seconds=round(float(tally.get("busy_ms", 0)) / 1000, 3),
+            )
+            for (name, workers), h, tally in zip(by_node.items(), hashes, tallies, strict=True)
+        ]
+
+    async def models(self) -> list[ModelView]:
+        """All models that a live worker serves, by name."""
+        found: dict[str, list[tuple[WorkerView, dict[str, Any]]]] = {}
+        for worker in await self.workers():
+            for name, info in worker.models.items():
+                found.setdefault(name, []).append((worker, info))
+        return [
+            ModelView(
+                name=name,
+                kinds=tuple(sorted({kind for _, info in served for kind in info["kinds"]})),
+                nodes=tuple(sorted({worker.node for worker, _ in served})),
+                loaded_on=tuple(sorted({worker.node for worker, info in served if info["loaded"]})),
+                size_bytes=max(info["size_bytes"] for _, info in served),
+                context_tokens=max(info["context_tokens"] for _, info in served),
+            )
+            for name, served in sorted(found.items())
+        ]
+
+    async def queues(self) -> list[QueueView]:
+        """All models that have jobs waiting or running, or a live worker; the longest queue first."""
+        keys, now = self._broker.keys, await self._now_ms()
+        names = {k.decode(): v.decode() for k, v in _pairs(await self._call("HGETALL", keys.models))}
+        running: dict[str, int] = {}
+        for job in await self._running(10_000):
+            running[job.model] = running.get(job.model, 0) + 1
+        views = []
+        for model_key, name in names.items():
+            waiting = await self._call("ZCARD", keys.queue(model_key))
+            head = await self._call("ZRANGE", keys.queue(model_key), 0, 0)
+            oldest = (now - int(head[0].split(b"|")[3])) / 1000 if head else 0.0
+            workers = await self._call("ZCOUNT", keys.serves(model_key), f"{now:.3f}", "+inf")
+            if waiting or workers or name in running:
+                views.append(QueueView(name, waiting, running.get(name, 0), round(max(0.0, oldest), 3), workers))
+        return sorted(views, key=lambda view: (-view.waiting, view.model))
+
+    async def jobs(self, limit: int = 50) -> list[JobView]:
+        """Running jobs, then waiting ones, then those that ended last; at most `limit` of each."""
+        keys = self._broker.keys
+        waiting: list[JobView] = []
+        for queue in await self.queues():
+            members = await self._call("ZRANGE", keys.queue(key_part(queue.model)), 0, limit - 1)
+            waiting += await self._jobs([member.split(b"|")[0].decode() for member in members])
+        ended = await self._call("LRANGE", keys.ended, 0, limit - 1)
+        return [
+            *(await self._running(limit)),
+            *waiting[:limit],
+            *(await self._jobs([each.decode() for each in ended])),
+        ]
+
+    async def job(self, job_id: str) -> JobView | None:
+        """One job's record; None when Redis does not know it (any more)."""
+        found = await self._jobs([job_id])
+        return found[0] if found else None
+
+    async def states(self, ids: list[str]) -> list[JobState | None]:
+        """The state of each job; None for one that Redis does not know (any more)."""
+        replies = await self._each("HGET", [self._broker.keys.job(each) for each in ids], "state")
+        return [None if reply is None else JobState(reply.decode()) for reply in replies]
+
+    async def position(self, job_id: str) -> int | None:
+        """How many jobs wait before this one for the same model; None when it does not wait."""
+        keys = self._broker.keys
+        state, queue, member = await self._call("HMGET", keys.job(job_id), "state", "queue", "member")
+        if state != b"queued" or queue is None or member is None:
+            return None
+        rank = await self._call("ZRANK", keys.queue(queue.decode()), member)
+        return None if rank is None else int(rank)
+
+    async def stats(self) -> dict[str, Any]:
+        """Counters since the fabric began: jobs by state, success rate, and per node."""
+        counters = {k.decode(): int(v) for k, v in _pairs(await self._call("HGETALL", self._broker.keys.stats))}
+        ended = sum(counters.get(state, 0) for state in (JobState.DONE, JobState.FAILED, JobState.DEAD))
+        nodes = await self.nodes()
+        return {
+            "total_requests": counters.get("submitted", 0),
+            "jobs": {str(state): counters.get(state, 0) for state in JobState if state.is_terminal},
+            "requeued": counters.get("requeued", 0),
+            "success_rate": round(counters.get("done", 0) / ended, 4) if ended else 1.0,
+            "hosts": {node.name: _host_stats(node) for node in nodes},
+        }
+
+    async def reasons(self, model: str) -> dict[str, str]:
+        """Why each live node cannot serve `model`, by node."""
+        wanted, reasons = canonical_model(model), {}
+        for worker in await self.workers():
+            down = [backend["down"] for backend in worker.backends if backend["down"]]
+            if wanted in worker.models:
+                why = "it serves the model, but does not fit what the job requires"
+            elif worker.state != "up":
+                why = f"it is {worker.state}"
+            elif down:
+                why = f"its backend is down: {down[0]}"
+            else:
+                has = ", ".join(sorted(worker.models)[:8]) or "no model at all"
+                why = f"it does not have the model; it has {has}"
+            reasons[worker.node] = why
+        return reasons
+
+    async def _running(self, limit: int) -> list[JobView]:
+        ids = await self._call("ZRANGE", self._broker.keys.leases, 0, limit - 1)
+        return await self._jobs([each.decode() for each in ids])
+
+    async def _jobs(self, ids: list[str]) -> list[JobView]:
+        names = (
+            "state model app priority attempt node worker submitted claimed first ended crashes errors releases stream"
+        ).split()
+        views = []
+        for job_id, reply in zip(ids, await self._each("HMGET", [self._broker.keys.job(i) for i in ids], *names), strict=True):
+            if reply[0] is not None:
+                views.append(_job(job_id, dict(zip(names, reply, strict=True))))
+        return views
+
+    async def _now_ms(self) -> float:
+        seconds, micros = await self._call("TIME")
+        return int(seconds) * 1000 + int(micros) / 1000
+
+    async def _call(self, *command: object) -> Any:
+        return await self._broker.link.call(*command)
+
+    async def _each(self, command: str, keys: list[str], *arguments: object) -> list[Any]:
+        wire = await self._broker.link.open()
+        futures = [wire.send(command, key, *arguments) for key in keys]
+        return [await future for future in futures]
+
+    async def _hashes(self, keys: list[str]) -> list[dict[str, str]]:
+        return [{k.decode(): v.decode() for k, v in _pairs(flat)} for flat in await self._each("HGETALL", keys)]
+
+
+def _pairs(flat: list[bytes]) -> zip[tuple[bytes, bytes]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _worker(h: Mapping[str, str], now_ms: float) -> WorkerView:
+    backends = json.loads(h.get("backends", "[]"))
+    models = {
+        name: {**info, "loaded": name in backend["loaded"]}
+        for backend in backends
+        for name, info in backend["models"].items()
+    }
+    return WorkerView(
+        id=h["id"],
+        node=h["node"],
+        state=h.get("state", ""),
+        version=h.get("version", ""),
+        slots=int(h.get("slots", 0)),
+        busy=int(h.get("busy", 0)),
+        seen_ms_ago=max(0.0, round(now_ms - float(h["seen"]), 1)),
+        labels=tuple(json.loads(h.get("labels", "[]"))),
+        models=models,
+        backends=tuple({k: v for k, v in each.items() if k != "models"} for each in backends),
+    )
+
+
+def _job(job_id: str, h: Mapping[str, bytes | None]) -> JobView:
+    def text(name: str) -> str:
+        value = h[name]
+        return value.decode() if value is not None else ""
+
+    def seconds(name: str) -> float:
+        return round(float(h[name] or 0) / 1000, 3)
+
+    return JobView(
+        id=job_id,
+        state=JobState(text("state")),
+        model=text("model"),
+        app=text("app"),
+        priority=int(h["priority"] or 0),
+        attempt=int(h["attempt"] or 0),
+        node=text("node"),
+        worker=text("worker"),
+        submitted=seconds("submitted"),
+        claimed=seconds("claimed"),
+        first_token=seconds("first"),
+        ended=seconds("ended"),
+        crashes=int(h["crashes"] or 0),
+        errors=int(h["errors"] or 0),
+        releases=int(h["releases"] or 0),
+        stream=h["stream"] == b"1",
+    )
+
+
+def _host_stats(node: NodeView) -> dict[str, Any]:
+    done = node.finished.get(JobState.DONE, 0)
+    ended = done + node.finished.get(JobState.FAILED, 0)
+    return {
+        "requests": ended,
+        "success_rate": round(done / ended, 4) if ended else 1.0,
+        "latency_ms": round(node.busy_seconds * 1000 / ended, 1) if ended else 0.0,
+    }

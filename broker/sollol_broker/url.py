@@ -1,0 +1,159 @@
+"""Where Redis is: one URL for a single server, a Sentinel group or a Cluster.
+
+    redis://[user:password@]host[:6379][/db]          rediss://… with TLS
+    unix:///run/redis.sock[?db=0]
+    redis+sentinel://host[:26379][,host…]/SERVICE[/db]   rediss+sentinel://…
+    redis+cluster://host[:6379][,host…]                  rediss+cluster://…
+
+Options after "?": `fabric=NAME`, `password_file=PATH`, `sentinel_password_file=PATH`, and for TLS
+`ca=PATH`, `cert=PATH`, `key=PATH`, `check_hostname=no`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from .errors import BrokerUnavailable
+
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+_OPTIONS = {"fabric", "password_file", "sentinel_password_file", "ca", "cert", "key", "check_hostname", "db"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How to speak TLS: paths of the CA, and of our own certificate for mTLS."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    check_hostname: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUrl:
+    """A parsed URL. `str()` of it shows no secret; neither does its repr.
+
+    Attributes:
+        mode: how the primary is found.
+        hosts: (host, port) of the server, the sentinels, or some nodes of the cluster.
+        path: of the unix socket.
+        service: the sentinels' name for the primary.
+        fabric: name of the fabric; "" is the default one.
+    """
+
+    mode: Literal["single", "unix", "sentinel", "cluster"]
+    hosts: tuple[tuple[str, int], ...] = ()
+    path: str = ""
+    db: int = 0
+    service: str = ""
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    sentinel_password: str | None = field(default=None, repr=False)
+    tls: Tls | None = None
+    fabric: str = ""
+
+    def __str__(self) -> str:
+        secret = f"{self.username or ''}:***@" if self.password or self.username else ""
+        if self.mode == "unix":
+            return f"unix://{secret}{self.path}" + (f"?db={self.db}" if self.db else "")
+        scheme = "rediss" if self.tls else "redis"
+        where = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        if self.mode == "sentinel":
+            return f"{scheme}+sentinel://{secret}{where}/{self.service}/{self.db}"
+        if self.mode == "cluster":
+            return f"{scheme}+cluster://{secret}{where}"
+        return f"{scheme}://{secret}{where}/{self.db}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is reached without leaving this machine."""
+        return self.mode == "unix" or all(
+            host in ("localhost", "::1") or host.startswith("127.") for host, _ in self.hosts
+        )
+
+
+def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
+    """Read a URL; the password may also come from a file or from `environ`.
+
+    Args:
+        url: see the top of this file.
+        environ: where to look for SOLLOL_REDIS_PASSWORD and SOLLOL_REDIS_PASSWORD_FILE when the URL
+            has no password; None = nowhere.
+
+    Raises:
+        BrokerUnavailable: the URL makes no sense; the message never repeats its secrets.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise _bad(str(error)) from None
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    if unknown := sorted(set(options) - _OPTIONS):
+        raise _bad(f"unknown option {unknown[0]!r}; known are {', '.join(sorted(_OPTIONS))}")
+    scheme, _, kind = parts.scheme.partition("+")
+    if scheme not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
+        raise _bad(f"scheme {parts.scheme!r} is none of redis, rediss, unix, redis+sentinel, redis+cluster")
+    userinfo, _, where = parts.netloc.rpartition("@")
+    username, _, secret = userinfo.partition(":")
+    password = unquote(secret) or _password(options.get("password_file"), environ or {})
+    common = {
+        "username": unquote(username) or None,
+        "password": password,
+        "fabric": options.get("fabric", ""),
+    }
+    if scheme == "unix":
+        if not parts.path:
+            raise _bad("unix:// needs the path of a socket, such as unix:///run/redis.sock")
+        return BrokerUrl("unix", path=unquote(parts.path), db=_number(options.get("db", "0"), "db"), **common)
+    tls = None
+    if scheme == "rediss":
+        tls = Tls(options.get("ca"), options.get("cert"), options.get("key"), options.get("check_hostname") != "no")
+    hosts = tuple(_host(each, 26379 if kind == "sentinel" else 6379) for each in where.split(","))
+    path = [unquote(part) for part in parts.path.split("/") if part]
+    if kind == "sentinel":
+        if not path:
+            raise _bad("a Sentinel URL names its service: redis+sentinel://host:26379/mymaster")
+        db = _number(path[1] if len(path) > 1 else "0", "db")
+        sentinel_password = _read_secret(options["sentinel_password_file"]) if "sentinel_password_file" in options else None
+        return BrokerUrl(
+            "sentinel", hosts, db=db, service=path[0], tls=tls, sentinel_password=sentinel_password, **common
+        )
+    if kind == "cluster":
+        return BrokerUrl("cluster", hosts, tls=tls, **common)
+    return BrokerUrl("single", hosts, db=_number(path[0] if path else options.get("db", "0"), "db"), tls=tls, **common)
+
+
+def _bad(why: str) -> BrokerUnavailable:
+    return BrokerUnavailable(f"the Redis URL makes no sense: {why}")
+
+
+def _host(text: str, default_port: int) -> tuple[str, int]:
+    host, port = text, ""
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]")
+        port = port.removeprefix(":")
+    elif ":" in text:
+        host, _, port = text.rpartition(":")
+    return host or "127.0.0.1", _number(port, "port") if port else default_port
+
+
+def _number(text: str, what: str) -> int:
+    if not text.isdigit():
+        raise _bad(f"the {what} is not a number")
+    return int(text)
+
+
+def _password(path: str | None, environ: Mapping[str, str]) -> str | None:
+    path = path or environ.get("SOLLOL_REDIS_PASSWORD_FILE")
+    return _read_secret(path) if path else environ.get("SOLLOL_REDIS_PASSWORD") or None
+
+
+def _read_secret(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except OSError as error:
+        raise BrokerUnavailable(f"the password file {path} cannot be read: {error.strerror}") from None

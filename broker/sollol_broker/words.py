@@ -1,0 +1,63 @@
+"""The words that lie in Redis: states, priorities, and what an entry of a stream can be."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Final
+
+
+class JobState(StrEnum):
+    """Where a job is in its life.
+
+        QUEUED ──claim──▶ RUNNING ──finish──▶ DONE
+          ▲  │               │ ├────fail─────▶ FAILED | (QUEUED again, elsewhere)
+          │  └──cancel────┐  │ └───reap──────▶ DEAD   | (QUEUED again, same rank)
+          │     deadline  ▼  ▼
+          └───────────  CANCELLED | EXPIRED
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    DEAD = "dead"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the job has its one and only end."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class Priority(IntEnum):
+    """How soon a job should be served; any int from 0 to 10 will do."""
+
+    CRITICAL = 10
+    URGENT = 9
+    HIGH = 7
+    NORMAL = 5
+    LOW = 3
+    BATCH = 1
+
+
+class JobKind(StrEnum):
+    """What is asked of the model."""
+
+    CHAT = "chat"
+    GENERATE = "generate"
+    EMBED = "embed"
+
+
+class Entry(StrEnum):
+    """What an entry of an events stream or an inbox says (its field `t`)."""
+
+    START = "start"  # a worker began: f = fence, n = node, w = worker
+    PIECE = "piece"  # new text: f = fence, s = sequence number, d = data
+    END = "end"  # the one terminal entry: x = state, f = fence, d = data
+    BELL = "bell"  # to a worker: look at the queue of model m
+    CANCEL = "cancel"  # to a worker: stop job j of fence f
+    HELLO = "hello"  # an inbox came into being
+
+
+TERMINAL: Final = tuple(state for state in JobState if state.is_terminal)
