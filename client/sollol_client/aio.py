@@ -1,0 +1,125 @@
+"""The fabric for coroutines: AsyncClient."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from sollol_broker.link import LinkConfig
+from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
+from sollol_broker.url import DEFAULT_URL, parse
+
+from .jobs import AsyncJob
+from .request import Request
+from .session import Session
+from .submit import Submitter
+
+
+class AsyncClient(Submitter[AsyncJob]):
+    """Submits jobs to the fabric and gets their answers; thousands at a time from one process.
+
+        async with AsyncClient("redis://localhost:6379/0", app="my-app") as client:
+            answer = await client.submit(chat="Hello", model="llama3.2")
+            async for piece in client.submit(chat="Hello", model="llama3.2", stream=True):
+                print(piece, end="")
+
+    Args:
+        url: the fabric's Redis; None = $SOLLOL_REDIS_URL, else redis://127.0.0.1:6379/0.
+        app: this application's name, as the fabric shows it.
+        metadata: shown beside the name.
+        connect_timeout: seconds for one try to reach Redis.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        app: str = "default",
+        metadata: Mapping[str, Any] | None = None,
+        connect_timeout: float = 5.0,
+    ) -> None:
+        self.session = Session(
+            parse(url or os.environ.get("SOLLOL_REDIS_URL") or DEFAULT_URL, environ=os.environ),
+            app,
+            metadata or {},
+            LinkConfig(connect_seconds=connect_timeout),
+        )
+        self._flushing = False
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            BrokerUnavailable: within the connect timeout.
+        """
+        await self.session.start()
+
+    async def close(self) -> None:
+        """Leave. Jobs go on; whoever still waits here gets ClientClosed."""
+        await self.session.close()
+
+    def attach(self, job_id: str) -> AsyncJob:
+        """Follow a job that another process submitted, or this one before a crash, from its beginning."""
+        watcher = AsyncJob(job_id, self.session.cancel)
+        self.session.attach(job_id, watcher)
+        return watcher
+
+    async def cancel(self, job_id: str) -> bool:
+        """Cancel any job by its id. False when it had already ended, or is not known."""
+        return await self.session.cancel(job_id) == "cancelled"
+
+    async def nodes(self) -> list[NodeView]:
+        """The machines of the fabric with hardware, load and workers."""
+        return await self.session.registry.nodes()
+
+    async def queues(self) -> list[QueueView]:
+        """Waiting and running jobs per model."""
+        return await self.session.registry.queues()
+
+    async def models(self) -> list[ModelView]:
+        """The models that live workers serve, and where."""
+        return await self.session.registry.models()
+
+    async def jobs(self, limit: int = 50) -> list[JobView]:
+        """Running, waiting and lately ended jobs."""
+        return await self.session.registry.jobs(limit)
+
+    async def job(self, job_id: str) -> JobView | None:
+        """One job's record; None when Redis does not know it (any more)."""
+        return await self.session.registry.job(job_id)
+
+    async def position(self, job_id: str) -> int | None:
+        """How many jobs wait before this one; None when it does not wait."""
+        return await self.session.registry.position(job_id)
+
+    async def stats(self) -> dict[str, Any]:
+        """Totals, success rate, and a breakdown by node."""
+        return await self.session.registry.stats()
+
+    def _names(self) -> tuple[str, str]:
+        return self.session.app, self.session.inbox_name
+
+    def _send(self, request: Request) -> AsyncJob:
+        job = AsyncJob(request.job_id, self.session.cancel)
+        self.session.submit(request, job)
+        if not self._flushing:
+            # Jobs of one turn of the loop are sent together.
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+        return job
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self.session.flush()

@@ -1,0 +1,182 @@
+"""The fabric for threads: Client, a thin face over the async core in a background loop."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from sollol_broker.errors import ClientClosed, SollolError
+from sollol_broker.link import LinkConfig
+from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
+from sollol_broker.url import DEFAULT_URL, parse
+from sollol_broker.words import JobState
+
+from .jobs import Job
+from .portal import Portal
+from .request import Request
+from .session import Session
+from .submit import Submitter
+
+
+class Client(Submitter[Job]):
+    """Submits jobs to the fabric and gets their answers. Safe to share between threads.
+
+        client = Client("redis://localhost:6379/0", app="my-app")
+        job = client.submit(chat="Hello", model="llama3.2")
+        print(job.result().text)
+
+    It connects at the first call, and again by itself when Redis was away. After a fork the child makes
+    a connection of its own; jobs submitted before belong to the parent.
+
+    Args:
+        url: the fabric's Redis; None = $SOLLOL_REDIS_URL, else redis://127.0.0.1:6379/0.
+        app: this application's name, as the fabric shows it.
+        metadata: shown beside the name.
+        connect_timeout: seconds for one try to reach Redis.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        app: str = "default",
+        metadata: Mapping[str, Any] | None = None,
+        connect_timeout: float = 5.0,
+    ) -> None:
+        self._url = parse(url or os.environ.get("SOLLOL_REDIS_URL") or DEFAULT_URL, environ=os.environ)
+        self._app = app
+        self._metadata = dict(metadata or {})
+        self._config = LinkConfig(connect_seconds=connect_timeout)
+        self._lock = threading.Lock()
+        self._portal: Portal | None = None
+        self._session = self._new_session()
+        self._pid = os.getpid()
+        self._closed = False
+        self._flushing = False
+        _open_clients.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave. Jobs go on; whoever still waits here gets ClientClosed."""
+        with self._lock:
+            portal, self._portal, self._closed = self._portal, None, True
+        if portal is not None and self._pid == os.getpid():
+            portal.run(self._session.close())
+            portal.close()
+
+    def attach(self, job_id: str) -> Job:
+        """Follow a job that another process submitted, or this one before a crash, from its beginning."""
+        portal = self._connected()
+        job = Job(job_id, self)
+        portal.soon(lambda: self._session.attach(job_id, job))
+        return job
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancel any job by its id. False when it had already ended, or is not known."""
+        return self._connected().run(self._session.cancel(job_id)) == "cancelled"
+
+    def nodes(self) -> list[NodeView]:
+        """The machines of the fabric with hardware, load and workers."""
+        return self._connected().run(self._session.registry.nodes())
+
+    def queues(self) -> list[QueueView]:
+        """Waiting and running jobs per model."""
+        return self._connected().run(self._session.registry.queues())
+
+    def models(self) -> list[ModelView]:
+        """The models that live workers serve, and where."""
+        return self._connected().run(self._session.registry.models())
+
+    def jobs(self, limit: int = 50) -> list[JobView]:
+        """Running, waiting and lately ended jobs."""
+        return self._connected().run(self._session.registry.jobs(limit))
+
+    def job(self, job_id: str) -> JobView | None:
+        """One job's record; None when Redis does not know it (any more)."""
+        return self._connected().run(self._session.registry.job(job_id))
+
+    def stats(self) -> dict[str, Any]:
+        """Totals, success rate, and a breakdown by node."""
+        return self._connected().run(self._session.registry.stats())
+
+    def cancel_job(self, job_id: str) -> None:
+        """Send a cancel without waiting; for Job."""
+        self._connected().spawn(self._session.cancel(job_id))
+
+    def job_state(self, job_id: str) -> JobState | None:
+        """Ask Redis for a job's state; for Job."""
+        return self._connected().run(self._session.registry.states([job_id]))[0]
+
+    def job_position(self, job_id: str) -> int | None:
+        """Ask Redis for a job's place in line; for Job."""
+        return self._connected().run(self._session.registry.position(job_id))
+
+    def _names(self) -> tuple[str, str]:
+        if self._pid != os.getpid():
+            self._after_fork()
+        return self._app, self._session.inbox_name
+
+    def _send(self, request: Request) -> Job:
+        portal = self._connected()
+        job = Job(request.job_id, self)
+        self._session.submit(request, job)
+        if not self._flushing:
+            # One wake-up of the loop sends all that comes until it runs.
+            self._flushing = True
+            portal.soon(self._flush)
+        return job
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self._session.flush()
+
+    def _connected(self) -> Portal:
+        portal = self._portal
+        if portal is not None and self._pid == os.getpid():
+            return portal
+        if self._pid != os.getpid():
+            self._after_fork()
+        with self._lock:
+            if self._closed:
+                raise ClientClosed("the client is closed: make a new one")
+            if self._portal is None:
+                portal = Portal(f"sollol-{self._app}")
+                try:
+                    portal.run(self._session.start())
+                except BaseException:
+                    portal.close()
+                    self._session = self._new_session()
+                    raise
+                self._portal = portal
+            return self._portal
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._portal, self._session, self._pid, self._flushing = None, self._new_session(), os.getpid(), False
+
+    def _new_session(self) -> Session:
+        return Session(self._url, self._app, self._metadata, self._config)
+
+
+_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_clients() -> None:
+    for client in list(_open_clients):
+        try:
+            client.close()
+        except (SollolError, RuntimeError, OSError):
+            pass  # the inbox expires by itself

@@ -1,0 +1,192 @@
+"""A submitted job, as a thread sees it (`Job`) and as a coroutine sees it (`AsyncJob`)."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import queue
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import Any, Protocol
+
+from sollol_broker.errors import JobCancelled, SollolError
+from sollol_broker.words import JobState
+
+from .answer import Answer, Delta
+from .follow import Follower
+from .session import Watcher
+
+
+class _Face(Protocol):
+    """What a Job asks of its client."""
+
+    def cancel_job(self, job_id: str) -> None: ...
+
+    def job_state(self, job_id: str) -> JobState | None: ...
+
+    def job_position(self, job_id: str) -> int | None: ...
+
+
+class Job(concurrent.futures.Future[Answer], Watcher):
+    """A submitted job: a `concurrent.futures.Future` of its Answer, and an iterator of its text.
+
+    `wait`, `as_completed`, `asyncio.wrap_future` and callbacks work as in the standard library. Callbacks
+    run in the client's own thread: keep them short, and never wait for another job in one.
+    """
+
+    def __init__(self, job_id: str, client: _Face) -> None:
+        super().__init__()
+        self.id = job_id
+        self._client = client
+        self._pieces: queue.SimpleQueue[Delta | None] = queue.SimpleQueue()
+        self._streamed = False
+        self._follower: Follower | None = None
+
+    def result(self, timeout: float | None = None) -> Answer:
+        """The answer; waits for it at most `timeout` seconds.
+
+        Raises:
+            TimeoutError: not yet; the job goes on.
+            JobFailed: it ended without an answer; the subclass says why.
+            QueueFull, QuotaExceeded, BrokerUnavailable: it was never accepted.
+            concurrent.futures.CancelledError: `cancel()` was called.
+        """
+        try:
+            return super().result(timeout)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(f"job {self.id} goes on: attach({self.id!r}) finds its answer")
+            raise
+
+    def cancel(self) -> bool:
+        """Cancel the job, waiting or running: its slot is freed. False when it has already ended."""
+        if not super().cancel():
+            return False
+        self.set_running_or_notify_cancel()
+        self._pieces.put(None)
+        self._client.cancel_job(self.id)
+        return True
+
+    @property
+    def state(self) -> JobState:
+        """Where the job is in its life; asks Redis while it has not ended here."""
+        if self.cancelled():
+            return JobState.CANCELLED
+        if self._follower is not None and self.done():
+            return self._follower.state
+        return self._client.job_state(self.id) or JobState.QUEUED
+
+    def position(self) -> int | None:
+        """How many jobs wait before this one; None when it does not wait (any more)."""
+        return None if self.done() else self._client.job_position(self.id)
+
+    def __iter__(self) -> Iterator[Delta]:
+        """New text as it is made, until the job ends. Text goes to one reader: iterate once.
+
+        Raises:
+            JobFailed: the job ended without an answer, or could not be continued.
+        """
+        while (piece := self._pieces.get()) is not None:
+            yield piece
+        self._pieces.put(None)  # for a second reader
+        broken = self._follower.broken if self._follower is not None else None
+        if broken is not None:
+            raise broken
+        answer = self.result()
+        if not self._streamed and answer.text:
+            yield Delta.of({"text": answer.text})
+
+    def on_piece(self, piece: Delta) -> None:
+        """See Watcher."""
+        self._streamed = True
+        self._pieces.put(piece)
+
+    def on_end(self, follower: Follower) -> None:
+        """See Watcher."""
+        self._follower = follower
+        if not self.cancelled():
+            try:
+                if isinstance(follower.outcome, SollolError):
+                    self.set_exception(follower.outcome)
+                else:
+                    self.set_result(follower.outcome)
+            except concurrent.futures.InvalidStateError:
+                pass  # cancelled in this very moment
+        self._pieces.put(None)
+
+
+class AsyncJob(Watcher):
+    """A submitted job: await it for its Answer, or iterate over its text.
+
+    `answer = await job`; `async for piece in job: …`. Awaiting it from several tasks is fine; a task that
+    is cancelled while it waits does not cancel the job: `job.cancel()` does.
+    """
+
+    def __init__(self, job_id: str, cancel: Callable[[str], Any]) -> None:
+        self.id = job_id
+        self._cancel = cancel
+        self._done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._pieces: asyncio.Queue[Delta | None] = asyncio.Queue()
+        self._streamed = False
+        self._follower: Follower | None = None
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        return asyncio.shield(self._done).__await__()
+
+    async def result(self, timeout: float | None = None) -> Answer:
+        """The answer; waits for it at most `timeout` seconds. Raises as `Job.result` does."""
+        async with asyncio.timeout(timeout):
+            return await self
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._done.done()
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self.done() and isinstance(self._done.exception(), JobCancelled)
+
+    @property
+    def state(self) -> JobState:
+        """Where the job is in its life, as far as its entries have told."""
+        if self.cancelled():
+            return JobState.CANCELLED
+        return self._follower.state if self._follower is not None else JobState.QUEUED
+
+    async def cancel(self) -> bool:
+        """Cancel the job, waiting or running: its slot is freed. False when it has already ended."""
+        if self.done():
+            return False
+        cancelled = await self._cancel(self.id)
+        if not self._done.done():
+            self._settle(JobCancelled(f"job {self.id} was cancelled"))
+        return bool(cancelled == "cancelled")
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """New text as it is made, until the job ends. Text goes to one reader: iterate once."""
+        while (piece := await self._pieces.get()) is not None:
+            yield piece
+        self._pieces.put_nowait(None)
+        broken = self._follower.broken if self._follower is not None else None
+        if broken is not None:
+            raise broken
+        answer = await self
+        if not self._streamed and answer.text:
+            yield Delta.of({"text": answer.text})
+
+    def on_piece(self, piece: Delta) -> None:
+        """See Watcher."""
+        self._streamed = True
+        self._pieces.put_nowait(piece)
+
+    def on_end(self, follower: Follower) -> None:
+        """See Watcher."""
+        self._follower = follower
+        if not self._done.done() and follower.outcome is not None:
+            self._settle(follower.outcome)
+
+    def _settle(self, outcome: Answer | SollolError) -> None:
+        if isinstance(outcome, SollolError):
+            self._done.set_exception(outcome)
+            self._done.exception()  # an error that nobody awaits is no warning at exit: the job's record has it
+        else:
+            self._done.set_result(outcome)
+        self._pieces.put_nowait(None)

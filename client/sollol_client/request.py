@@ -1,0 +1,199 @@
+"""From the arguments of `submit` to a submission: everything is checked here, before anything is sent."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sollol_broker.broker import Submission
+from sollol_broker.claim_rule import head_start_ms
+from sollol_broker.envelope import Envelope, Requires, Trace, checked
+from sollol_broker.errors import InvalidJob
+from sollol_broker.names import canonical_model, check_name
+from sollol_broker.payload import take_blobs_out
+from sollol_broker.words import JobKind
+
+# How long an answer can be fetched after the job's end.
+RESULT_TTL_SECONDS = 3600.0
+# English text: about four characters to a token. Only a first guess for the order of jobs.
+_CHARS_PER_TOKEN = 4
+_USUAL_OUTPUT_TOKENS = 256
+# The roles that Ollama knows; others are passed on, but a message without one is a mistake.
+_KINDS = tuple(kind.value for kind in JobKind)
+_LATER = "not available in this release: leave it out"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A checked job, ready to go."""
+
+    submission: Submission
+    kind: JobKind
+    model: str
+    stream: bool
+    requires: Requires | None = None
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.submission.job_id
+
+
+def build_request(
+    app: str,
+    inbox: str,
+    *,
+    model: str,
+    chat: str | Sequence[Mapping[str, Any]] | None = None,
+    generate: str | None = None,
+    embed: str | Sequence[str] | None = None,
+    stream: bool = False,
+    priority: int = 5,
+    timeout: float | None = None,
+    deadline: float | None = None,
+    session: str | None = None,
+    requires: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+    result_ttl: float = RESULT_TTL_SECONDS,
+    wait_for_node: bool = False,
+    trace: Mapping[str, str] | None = None,
+    hedge: bool | None = None,
+    cache: bool | None = None,
+    prefer: object = None,
+    **backend_fields: Any,
+) -> Request:
+    """Check a job and make its envelope. The arguments are those of `Client.submit`.
+
+    Raises:
+        InvalidJob: names the argument at fault; nothing has been sent.
+    """
+    for name, value in (("hedge", hedge), ("cache", cache), ("prefer", prefer)):
+        if value:
+            raise InvalidJob(f"{name}: {_LATER}", field=name)
+    kind, body = _body(chat=chat, generate=generate, embed=embed)
+    name = canonical_model(model)
+    _check_priority(priority)
+    timeout_s = _seconds(timeout, "timeout")
+    deadline_s = _seconds(deadline, "deadline")
+    ttl_s = _seconds(result_ttl, "result_ttl") or RESULT_TTL_SECONDS
+    _check_backend_fields(backend_fields)
+    payload, blobs = take_blobs_out({**body, **backend_fields})
+    needs = checked(Requires, dict(requires)) if requires else None
+    fields: dict[str, Any] = {
+        "kind": kind.value,
+        "model": name,
+        "app": app,
+        "priority": int(priority),
+        "stream": stream,
+        "payload": payload,
+        "timeout_seconds": timeout_s,
+        "session": session,
+        "metadata": dict(metadata or {}),
+        "trace": checked(Trace, dict(trace)) if trace else None,
+    }
+    envelope = checked(Envelope, fields).to_bytes()
+    submission = Submission(
+        job_id=job_id_of(app, idempotency_key) if idempotency_key is not None else new_job_id(),
+        model=name,
+        app=app,
+        priority=int(priority),
+        head_start_ms=head_start_ms(int(priority)),
+        stream=stream,
+        envelope=envelope,
+        inbox=inbox,
+        result_ttl_ms=round(ttl_s * 1000),
+        prompt_tokens=len(envelope) // _CHARS_PER_TOKEN,
+        output_tokens=0 if kind is JobKind.EMBED else _expected_output(payload.get("options")),
+        deadline_ms=max(1, round(deadline_s * 1000)) if deadline_s else 0,
+        needs=needs.to_bytes() if needs else b"",
+        without_node=wait_for_node,
+        blobs=blobs,
+    )
+    return Request(submission, kind, name, stream, needs)
+
+
+def new_job_id() -> str:
+    """A new id: 12 hex digits of the time in ms, so that ids sort by age, and 16 random ones."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+
+
+def job_id_of(app: str, idempotency_key: str) -> str:
+    """The id that this key of this application always gives."""
+    check_name(idempotency_key, "idempotency_key")
+    return "k" + hashlib.sha256(f"{app}\0{idempotency_key}".encode()).hexdigest()[:27]
+
+
+def _body(**given: Any) -> tuple[JobKind, dict[str, Any]]:
+    asked = {name: value for name, value in given.items() if value is not None}
+    if len(asked) != 1:
+        told = "none" if not asked else " and ".join(asked)
+        raise InvalidJob(f"exactly one of {', '.join(_KINDS)} is needed, got {told}", field=next(iter(asked), "chat"))
+    name, value = next(iter(asked.items()))
+    kind = JobKind(name)
+    if kind is JobKind.CHAT:
+        return kind, {"messages": _messages(value)}
+    if kind is JobKind.GENERATE:
+        if not isinstance(value, str):
+            raise InvalidJob(f"generate: a prompt is text, got {type(value).__name__}", field="generate")
+        return kind, {"prompt": value}
+    if isinstance(value, str):
+        return kind, {"input": value}
+    if not isinstance(value, Sequence) or isinstance(value, bytes) or not all(isinstance(each, str) for each in value):
+        raise InvalidJob("embed: a text, or a list of texts, is needed", field="embed")
+    return kind, {"input": list(value)}
+
+
+def _messages(chat: Any) -> list[dict[str, Any]]:
+    if isinstance(chat, str):
+        return [{"role": "user", "content": chat}]
+    if not isinstance(chat, Sequence) or isinstance(chat, bytes):
+        raise InvalidJob(f"chat: a text or a list of messages is needed, got {type(chat).__name__}", field="chat")
+    messages = []
+    for index, message in enumerate(chat):
+        where = f"chat[{index}]"
+        if not isinstance(message, Mapping):
+            raise InvalidJob(f"{where}: a message is a dict with role and content", field=where)
+        role, content = message.get("role"), message.get("content", "")
+        if not isinstance(role, str) or not role:
+            raise InvalidJob(f"{where}.role: 'user', 'assistant', 'system' or 'tool' is needed", field=f"{where}.role")
+        if content is not None and not isinstance(content, str):
+            raise InvalidJob(f"{where}.content: text is needed, got {type(content).__name__}", field=f"{where}.content")
+        messages.append(dict(message))
+    return messages
+
+
+def _check_priority(priority: Any) -> None:
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 10:
+        raise InvalidJob(f"priority: a whole number from 0 to 10 is needed, got {priority!r}", field="priority")
+
+
+def _seconds(value: Any, field: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise InvalidJob(f"{field}: seconds above 0 are needed, got {value!r}", field=field)
+    return float(value)
+
+
+def _check_backend_fields(fields: Mapping[str, Any]) -> None:
+    for name in ("messages", "prompt", "input"):
+        if name in fields:
+            raise InvalidJob(f"{name}: use chat=, generate= or embed=", field=name)
+    options = fields.get("options")
+    if options is not None and not isinstance(options, Mapping):
+        raise InvalidJob(f"options: a dict is needed, got {type(options).__name__}", field="options")
+    tools = fields.get("tools")
+    if tools is not None and not isinstance(tools, Sequence):
+        raise InvalidJob(f"tools: a list is needed, got {type(tools).__name__}", field="tools")
+
+
+def _expected_output(options: Any) -> int:
+    wanted = options.get("num_predict") if isinstance(options, Mapping) else None
+    if isinstance(wanted, int) and wanted > 0:
+        return min(wanted, 4 * _USUAL_OUTPUT_TOKENS)
+    return _USUAL_OUTPUT_TOKENS

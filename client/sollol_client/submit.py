@@ -1,0 +1,101 @@
+"""The `submit` that both clients share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from .request import RESULT_TTL_SECONDS, Request, build_request
+
+J = TypeVar("J")
+
+
+class Submitter(ABC, Generic[J]):
+    """Builds jobs from what the caller says; a client sends them."""
+
+    @abstractmethod
+    def _names(self) -> tuple[str, str]:
+        """The application's name and the inbox that gets the answers."""
+
+    @abstractmethod
+    def _send(self, request: Request) -> J:
+        """Send a checked job."""
+
+    def submit(
+        self,
+        *,
+        model: str,
+        chat: str | Sequence[Mapping[str, Any]] | None = None,
+        generate: str | None = None,
+        embed: str | Sequence[str] | None = None,
+        stream: bool = False,
+        priority: int = 5,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        session: str | None = None,
+        requires: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        result_ttl: float = RESULT_TTL_SECONDS,
+        wait_for_node: bool = False,
+        trace: Mapping[str, str] | None = None,
+        hedge: bool | None = None,
+        cache: bool | None = None,
+        prefer: object = None,
+        **backend: Any,
+    ) -> J:
+        """Submit a job and return at once; the job is a future of its Answer.
+
+        A job is run at least once, gets at most one answer, and never gets silence: when its worker
+        dies, another one answers.
+
+        Args:
+            model: as Ollama names it; case and ":latest" do not matter.
+            chat: a text, or messages [{"role", "content", "images"?, "tool_calls"?}, …].
+            generate: a prompt to continue. embed: a text or a list of texts. Exactly one of the three.
+            stream: deliver the text as it is made; iterate over the job.
+            priority: 0 to 10, see `Priority`; a head start, not a band: nothing starves.
+            timeout: seconds that the backend may take for it; None = the worker's default (30 min).
+            deadline: seconds from now after which the answer is worthless: DeadlineExceeded.
+            session: jobs of one conversation; carried for routing.
+            requires: what a node must have: {"vram_gb": 8, "labels": ["eu"], "node": "name"}.
+            metadata: plain data that stays with the job.
+            idempotency_key: the same key of the same app is the same job, however often it is sent.
+            result_ttl: seconds for which the answer can be fetched after the end.
+            wait_for_node: wait in line even if no live node serves the model now.
+            trace: W3C trace context: {"traceparent": …, "tracestate": …}.
+            hedge, cache, prefer: not available in this release; setting one is an error.
+            backend: whatever the backend takes, with Ollama's names and untouched: options, format,
+                tools, think, keep_alive, images, system, template, suffix, raw, context, dimensions, …
+
+        Raises:
+            InvalidJob: names the argument at fault; nothing has been sent.
+            BrokerUnavailable: the first call found no Redis.
+        """
+        app, inbox = self._names()
+        return self._send(
+            build_request(
+                app,
+                inbox,
+                model=model,
+                chat=chat,
+                generate=generate,
+                embed=embed,
+                stream=stream,
+                priority=priority,
+                timeout=timeout,
+                deadline=deadline,
+                session=session,
+                requires=requires,
+                metadata=metadata,
+                idempotency_key=idempotency_key,
+                result_ttl=result_ttl,
+                wait_for_node=wait_for_node,
+                trace=trace,
+                hedge=hedge,
+                cache=cache,
+                prefer=prefer,
+                **backend,
+            )
+        )
