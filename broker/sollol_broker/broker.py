@@ -146,7 +146,10 @@ class ClaimRequest:
             "vram_mib": self.vram_mib,
             "most": self.most,
             "lanes": [
-                {"free": lane.free, "models": [(m.model_key, m.load_ms, m.prompt_ms, m.output_ms) for m in lane.models]}
+                {
+                    "free": lane.free,
+                    "models": [(m.model_key, m.load_ms, m.prompt_ms, m.output_ms) for m in lane.models],
+                }
                 for lane in self.lanes
             ],
         }
@@ -187,8 +190,10 @@ class Broker:
         self.functions = functions or library()
         self._name = name
         self._config = config or LinkConfig()
+        self._loading = asyncio.Lock()
+        self._loads = 0
         self.link = self._new_link(self._config)
-        
+
     def _new_link(self, config: LinkConfig) -> Link:
         return Link(
             self.url,
@@ -219,7 +224,8 @@ class Broker:
         if version and version[0] < _OLDEST_REDIS:
             await self.close()
             raise BrokerOutdated(
-                f"Redis at {self.url} is version {'.'.join(map(str, version))}; SOLLOL needs Redis 7.0 or newer, or Valkey"
+                f"Redis at {self.url} is version {'.'.join(map(str, version))}; "
+                "SOLLOL needs Redis 7.0 or newer, or Valkey"
             )
 
     async def close(self) -> None:
@@ -227,6 +233,13 @@ class Broker:
         await self.link.close()
 
     async def _load_functions(self, link: Link) -> None:
+        loads = self._loads
+        async with self._loading:
+            if self._loads == loads:  # else another caller has loaded them meanwhile
+                await self._load_functions_now(link)
+                self._loads += 1
+
+    async def _load_functions_now(self, link: Link) -> None:
         wire = await link.open()
         try:
             await wire.send("FUNCTION", "LOAD", self.functions.code)
@@ -236,8 +249,9 @@ class Broker:
                 return
             if "NOPERM" in text or "no permissions" in text:
                 raise BrokerUnavailable(
-                    f"Redis at {self.url} lacks the functions of this release ({self.functions.name}) and this user may "
-                    "not load them: start a worker or run `sollol doctor` once as a user that may"
+                    f"Redis at {self.url} lacks the functions of this release ({self.functions.name}) "
+                    "and this user may not load them: start a worker or run `sollol doctor` once "
+                    "as a user that may"
                 ) from None
             if "unknown command" in text.lower():
                 raise BrokerOutdated(
@@ -269,7 +283,9 @@ class Broker:
         """Show a piece; False: the job is no longer ours."""
         return bool(await self._call("emit", *lease.arguments(), seq, piece) == 1)
 
-    async def fail(self, lease: Lease, error: bytes, *, retry: bool, most_errors: int, backoff_ms: int) -> str:
+    async def fail(
+        self, lease: Lease, error: bytes, *, retry: bool, most_errors: int, backoff_ms: int
+    ) -> str:
         """Report that the attempt failed: "retry", "end", or "stale" when the job is no longer ours."""
         reply = await self._call("fail", *lease.arguments(), error, int(retry), most_errors, backoff_ms)
         return str(_text(reply))
@@ -281,7 +297,10 @@ class Broker:
     async def renew(self, leases: Sequence[Lease], lease_ms: int, *, patience_seconds: float) -> list[str]:
         """Keep the leases; gives the ids of the jobs that are no longer ours."""
         flat = [part for lease in leases for part in lease.arguments()]
-        return [_text(each) for each in await self._call("renew", lease_ms, *flat, patience_seconds=patience_seconds)]
+        return [
+            _text(each)
+            for each in await self._call("renew", lease_ms, *flat, patience_seconds=patience_seconds)
+        ]
 
     async def cancel(self, job_id: str) -> str:
         """End a job unanswered: "cancelled", the state it had ended in before, or "unknown"."""

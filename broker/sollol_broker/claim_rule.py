@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .envelope import Requires
 from .words import Priority
@@ -17,7 +18,8 @@ COLD_PATIENCE_MS = 30_000.0
 # Loading costs everybody on the node: a model must be wanted for a few loads' time to be worth a swap.
 COLD_PATIENCE_LOADS = 3.0
 
-# Head start in ms by priority: a job of priority 5 yields to newer ones of priority 10 for 15 s, then never again.
+# Head start in ms by priority: a job of priority 5 yields to newer ones of priority 10 for 15 s, and then
+# never again.
 _HEAD_START_KNOTS = ((0, 360_000.0), (1, 300_000.0), (5, 15_000.0), (10, 0.0))
 
 
@@ -61,10 +63,10 @@ def head_start_ms(priority: int) -> float:
     Linear between the knots: 10 → 0 s, 5 → 15 s, 1 → 300 s, 0 → 360 s. It is an aging bound as well:
     no job is overtaken by anything that comes later than this.
     """
-    for (low, low_ms), (high, high_ms) in zip(_HEAD_START_KNOTS, _HEAD_START_KNOTS[1:], strict=False):
+    for (low, low_ms), (high, high_ms) in pairwise(_HEAD_START_KNOTS):
         if low <= priority <= high:
             return low_ms + (high_ms - low_ms) * (priority - low) / (high - low)
-    raise ValueError(f"priority {priority} is not in {0}..{int(Priority.CRITICAL)}")
+    raise ValueError(f"priority {priority} is not in 0..{int(Priority.CRITICAL)}")
 
 
 def choose(offers: Sequence[Offer], jobs: Sequence[Waiting], now_ms: float) -> int | None:
@@ -94,9 +96,9 @@ def _is_late(offer: Offer, job: Waiting, now_ms: float) -> bool:  # 2
 
 
 def fits(requires: Requires, *, node: str, labels: Sequence[str], vram_mib: int) -> bool:
-    """Whether a node has what a job requires (a twin of `fits` in claim.lua)."""
+    """Whether a node has what a job requires (its twin is `lua/_fits.lua`)."""
     if requires.vram_gb is not None and requires.vram_mib > vram_mib:
         return False
-    if requires.node is not None and requires.node != node:
+    if requires.node and requires.node != node:
         return False
     return set(requires.labels) <= set(labels)

@@ -204,8 +204,9 @@ class EmbeddedBroker:
         if self._process is not None:
             self._process.stop(patience_seconds=_STOP_SECONDS)
             self._process = None
-        if self._given_socket is not None:
-            self._given_socket.unlink(missing_ok=True)
+            # Only now, since without a process of ours the socket would be somebody else's.
+            if self._given_socket is not None:
+                self._given_socket.unlink(missing_ok=True)
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
@@ -284,10 +285,7 @@ class EmbeddedBroker:
         return True
 
     def _answers(self) -> bool:
-        """Whether a PING comes back; a server that still loads its data refuses it."""
-        # Before the port is open to us, somebody else's server may answer on it: only ours counts.
-        if not self.is_running:
-            return False
+        """Whether our server answers a PING; while it still loads its data it refuses to."""
         address = {"unix_socket_path": str(self._socket)} if self._socket else {"port": self._port or 0}
         client = redis.Redis(
             **address,
@@ -298,7 +296,8 @@ class EmbeddedBroker:
             protocol=2,
         )
         with client, contextlib.suppress(redis.RedisError, OSError):
-            return bool(client.ping())
+            # Until ours has the port, somebody else's server may answer on it.
+            return bool(client.ping()) and client.info("server")["process_id"] == self.pid
         return False
 
     def _configuration(self, binary: ServerBinary) -> str:

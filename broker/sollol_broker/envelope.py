@@ -21,7 +21,7 @@ class Requires(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    vram_gb: float | None = Field(default=None, ge=0)
+    vram_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     labels: list[str] = []
     node: str | None = None
 
@@ -69,7 +69,7 @@ class Envelope(BaseModel):
     priority: int = Field(default=5, ge=0, le=10)
     stream: bool = False
     payload: dict[str, Any]
-    timeout_seconds: float | None = Field(default=None, gt=0)
+    timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     session: str | None = Field(default=None, max_length=200)
     metadata: dict[str, Any] = {}
     trace: Trace | None = None
@@ -88,10 +88,12 @@ class Envelope(BaseModel):
         data = pack(self.model_dump(exclude_defaults=True))
         if len(data) > MAX_ENVELOPE_BYTES:
             raise InvalidJob(
-                f"the job has {len(data):,} bytes without its pictures, the limit is {MAX_ENVELOPE_BYTES:,} (1 MiB): "
-                "shorten the messages, or send several jobs",
+                f"the job has {len(data):,} bytes without its pictures, "
+                f"the limit is {MAX_ENVELOPE_BYTES:,} (1 MiB): shorten the messages, or send several jobs",
                 field="payload",
             )
+        # What a worker would refuse (a key that is no text, a list beyond its limits) is refused here.
+        unpack(data, max_bytes=MAX_ENVELOPE_BYTES)
         return data
 
     @classmethod

@@ -182,8 +182,10 @@ def from_wire(data: Mapping[str, Any]) -> SollolError:
     message = str(data.get("message") or "the job failed and left no reason")
     error = kind.__new__(kind)
     Exception.__init__(error, message)
-    defaults = {"field": "", "reasons": {}, "status": None, "retryable": False, "partial": "", "phase": "",
-                "attempts": 0}  # fmt: skip
+    defaults: dict[str, Any] = {
+        **{"field": "", "reasons": {}, "status": None, "retryable": False},
+        **{"partial": "", "phase": "", "attempts": 0},
+    }
     for name, default in defaults.items():
         setattr(error, name, data.get(name, default))
     return error

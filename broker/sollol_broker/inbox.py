@@ -61,6 +61,9 @@ class Inbox:
                 except SollolError as error:
                     log.warning("inbox: %s", error)
                     await asyncio.sleep(0.5)
+                except Exception:  # a process without its inbox hears nothing more
+                    log.exception("inbox: reading failed")
+                    await asyncio.sleep(0.5)
         finally:
             await link.close()
 

@@ -123,7 +123,18 @@ class Keys:
         return f"{self.prefix}:limits"
 
 
-_PERMANENT = ("leases", "delayed", "deadlines", "dead", "ended", "workers", "apps", "models", "stats", "limits")
+_PERMANENT = (
+    "leases",
+    "delayed",
+    "deadlines",
+    "dead",
+    "ended",
+    "workers",
+    "apps",
+    "models",
+    "stats",
+    "limits",
+)
 
 
 def is_permanent(key: str) -> bool:

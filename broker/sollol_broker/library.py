@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 
 # In the order in which they need each other; the rest are verbs, one per file.
-_GROUND = ("_keys", "_base", "_rule")
+_GROUND = ("_keys", "_base", "_rule", "_fits")
 VERBS = (
     "submit",
     "claim",

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -21,8 +22,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    DataError,
     NoPermissionError,
     OutOfMemoryError,
+    RedisClusterException,
     RedisError,
     ResponseError,
 )
@@ -31,10 +34,17 @@ from .errors import BrokerUnavailable, QueueFull
 from .url import BrokerUrl
 from .wire import Reply, Wire
 
-# Beginnings of error replies after which the same request will work, here or on the new primary.
-_PASSING = ("LOADING", "READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY", "MISCONF", "NOREPLICAS")
+# Codes of error replies after which the same request will work, here or on the new primary.
+_PASSING = frozenset(
+    (
+        *("LOADING", "READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY", "MISCONF"),
+        *("NOREPLICAS", "UNBLOCKED"),  # the last: a blocked read, when its server stops being the primary
+    )
+)
 _FIRST_DELAY_SECONDS = 0.05
 _LONGEST_DELAY_SECONDS = 1.0
+# For each sentinel or cluster node that is asked for the primary; the next one is asked after that.
+_LOOKUP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +112,18 @@ class Link:
                     wire = Wire(await self._connection(), stall_seconds=self.config.stall_seconds)
                     await wire.open()
             except (AuthenticationError, AuthorizationError) as error:
-                raise BrokerUnavailable(f"Redis at {self.url} refused the login: {_first_words(error)}") from None
+                raise BrokerUnavailable(
+                    f"Redis at {self.url} refused the login: {_first_words(error)}"
+                ) from None
             except TimeoutError:
                 raise BrokerUnavailable(
                     f"Redis at {self.url} did not answer within {self.config.connect_seconds:g} s: "
                     "check the address, the firewall and whether the server hangs"
                 ) from None
-            except (RedisError, OSError) as error:
+            except (RedisError, RedisClusterException, OSError) as error:
                 raise BrokerUnavailable(
-                    f"cannot reach Redis at {self.url} ({_first_words(error)}): is it running, and is the address "
-                    "right? `sollol up` starts one here; SOLLOL_REDIS_URL or --redis names another"
+                    f"cannot reach Redis at {self.url} ({_first_words(error)}): is it running, and is the "
+                    "address right? `sollol up` starts one here; SOLLOL_REDIS_URL or --redis names another"
                 ) from None
             self._wire = wire
             return wire
@@ -122,31 +134,43 @@ class Link:
         Raises:
             BrokerUnavailable: patience ran out, or the server refuses us.
             QueueFull: the server's memory is full.
-            redis.exceptions.ResponseError: the command itself is wrong: a mistake of ours.
+            redis.exceptions.ResponseError, DataError: the command itself is wrong: a mistake of ours.
         """
         patience = self.config.patience_seconds if patience_seconds is None else patience_seconds
         give_up_at = time.monotonic() + patience
         delay = _FIRST_DELAY_SECONDS
+        lacks_functions = False
         while True:
             try:
+                if lacks_functions and self._on_missing_function is not None:
+                    await self._on_missing_function(self)
+                    lacks_functions = False
                 wire = await self.open()
                 return await wire.send(*command)
             except (NoPermissionError, AuthenticationError, AuthorizationError) as error:
-                raise BrokerUnavailable(f"Redis at {self.url} does not let us: {_first_words(error)}") from None
+                raise BrokerUnavailable(
+                    f"Redis at {self.url} does not let us: {_first_words(error)}"
+                ) from None
             except OutOfMemoryError:
-                raise QueueFull("Redis has no memory left: wait, or raise its maxmemory", retry_after=5.0) from None
+                raise QueueFull(
+                    "Redis has no memory left: wait, or raise its maxmemory", retry_after=5.0
+                ) from None
             except BrokerUnavailable as error:
                 if time.monotonic() + delay > give_up_at or "refused the login" in str(error):
                     raise
             except ResponseError as error:
                 if "Function not found" in str(error) and self._on_missing_function is not None:
-                    await self._on_missing_function(self)
-                elif not str(error).startswith(_PASSING) and "-READONLY" not in str(error):
-                    raise
-                else:
+                    lacks_functions = True
+                elif _code(error) in _PASSING:
                     await self.drop()  # the primary may be elsewhere by now
+                else:
+                    raise
                 if time.monotonic() + delay > give_up_at:
-                    raise BrokerUnavailable(f"Redis at {self.url} cannot work now: {_first_words(error)}") from None
+                    raise BrokerUnavailable(
+                        f"Redis at {self.url} cannot work now: {_first_words(error)}"
+                    ) from None
+            except DataError:
+                raise  # an argument that no command can carry: a mistake of ours
             except (RedisError, OSError) as error:
                 if time.monotonic() + delay > give_up_at:
                     raise BrokerUnavailable(f"lost Redis at {self.url} ({_first_words(error)})") from None
@@ -165,7 +189,7 @@ class Link:
 
     async def _connection(self) -> AbstractConnection:
         url = self.url
-        common = {
+        common: dict[str, Any] = {
             "db": url.db,
             "username": url.username,
             "password": url.password,
@@ -185,7 +209,7 @@ class Link:
             return Connection(**tcp)
         return SSLConnection(**tcp, **self._tls_options())
 
-    def _tls_options(self) -> dict[str, object]:
+    def _tls_options(self) -> dict[str, Any]:
         tls = self.url.tls
         if tls is None:
             return {}
@@ -201,10 +225,18 @@ class Link:
     async def _primary(self) -> tuple[str, int]:
         url = self.url
         if url.mode == "sentinel":
-            options: dict[str, object] = {"socket_timeout": 1.0, "password": url.sentinel_password, "protocol": 2}
+            options: dict[str, Any] = {
+                "socket_timeout": _LOOKUP_SECONDS,
+                "socket_connect_timeout": _LOOKUP_SECONDS,
+                "retry": Retry(NoBackoff(), 0),
+                "password": url.sentinel_password,
+                "protocol": 2,
+            }
             if url.tls is not None:
                 options |= {"ssl": True, **self._tls_options()}
-            sentinel = Sentinel(list(url.hosts), sentinel_kwargs=options)
+            sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+                list(url.hosts), sentinel_kwargs=options
+            )
             try:
                 host, port = await sentinel.discover_master(url.service)
                 return str(host), int(port)
@@ -213,9 +245,15 @@ class Link:
                     await each.aclose()
         if url.mode == "cluster":
             nodes = [ClusterNode(host, port) for host, port in url.hosts]
-            tls = {"ssl": True, **self._tls_options()} if url.tls is not None else {}
+            tls: dict[str, Any] = {"ssl": True, **self._tls_options()} if url.tls is not None else {}
             cluster = RedisCluster(
-                startup_nodes=nodes, username=url.username, password=url.password, protocol=2, **tls
+                startup_nodes=nodes,
+                username=url.username,
+                password=url.password,
+                protocol=2,
+                socket_timeout=_LOOKUP_SECONDS,
+                socket_connect_timeout=_LOOKUP_SECONDS,
+                **tls,
             )
             try:
                 await cluster.initialize()
@@ -226,6 +264,11 @@ class Link:
             finally:
                 await cluster.aclose()
         return url.hosts[0]
+
+
+def _code(error: RedisError) -> str:
+    """The code of an error reply; redis-py cuts it off the text of those that it knows."""
+    return error.status_code or str(error).partition(" ")[0]
 
 
 def _first_words(error: BaseException) -> str:

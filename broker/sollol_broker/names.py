@@ -23,7 +23,8 @@ def canonical_model(name: str) -> str:
         InvalidJob: the name is empty, too long, or has control characters or spaces.
     """
     checked = check_name(name, "model").lower()
-    return checked.removeprefix(_DEFAULT_PREFIX).removeprefix("library/").removesuffix(":latest")
+    canonical = checked.removeprefix(_DEFAULT_PREFIX).removeprefix("library/").removesuffix(":latest")
+    return check_name(canonical, "model")
 
 
 def check_name(name: str, field: str) -> str:

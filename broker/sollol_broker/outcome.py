@@ -53,8 +53,14 @@ def pack_error(error: SollolError) -> bytes:
     return pack(errors.to_wire(error))
 
 
-def read_outcome(job_id: str, state: JobState, data: bytes, attempts: int = 0) -> dict[str, Any] | SollolError:
-    """What a terminal entry says: {"answer", "routing"}, or the error to raise."""
+def read_outcome(
+    job_id: str, state: JobState, data: bytes, attempts: int = 0
+) -> dict[str, Any] | SollolError:
+    """What a terminal entry says: {"answer", "routing"}, or the error to raise.
+
+    Raises:
+        InvalidJob: the entry is malformed.
+    """
     if state is JobState.CANCELLED:
         return errors.JobCancelled(f"job {job_id} was cancelled")
     if state is JobState.EXPIRED:
@@ -63,11 +69,13 @@ def read_outcome(job_id: str, state: JobState, data: bytes, attempts: int = 0) -
         )
     if state is JobState.DEAD:
         return errors.JobDead(
-            f"job {job_id} lies in the dead letters: every worker that took it died. Look at those workers' logs "
-            "(out of memory?) before you send it again",
+            f"job {job_id} lies in the dead letters: every worker that took it died. Look at those workers' "
+            "logs (out of memory?) before you send it again",
             attempts=attempts,
         )
     plain = unpack(data, max_bytes=MAX_ANSWER_BYTES, max_items=_MAX_ITEMS)
+    if not isinstance(plain, dict):
+        raise errors.InvalidJob(f"the outcome of job {job_id} is not a map")
     if state is JobState.FAILED:
         return errors.from_wire(plain)
-    return dict(plain)
+    return plain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +39,7 @@ def take_blobs_out(payload: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[by
     if isinstance(messages, list) and any(isinstance(m, Mapping) and m.get("images") for m in messages):
         plain["messages"] = [
             {**message, "images": refer(message["images"], f"messages[{index}].images")}
-            if message.get("images")
+            if isinstance(message, Mapping) and message.get("images")
             else message
             for index, message in enumerate(messages)
         ]
@@ -54,10 +53,12 @@ def put_blobs_back(payload: Mapping[str, Any], pictures: Sequence[str]) -> dict[
         InvalidJob: a reference points nowhere.
     """
 
+    by_number = dict(enumerate(pictures))
+
     def restore(images: Any) -> list[Any]:
         try:
-            return [pictures[each[_REFERENCE]] if isinstance(each, Mapping) else each for each in images]
-        except (KeyError, IndexError, TypeError):
+            return [by_number[each[_REFERENCE]] if isinstance(each, Mapping) else each for each in images]
+        except (KeyError, TypeError):
             raise InvalidJob("a picture of the job is missing in Redis", field="images") from None
 
     plain = dict(payload)
@@ -65,7 +66,9 @@ def put_blobs_back(payload: Mapping[str, Any], pictures: Sequence[str]) -> dict[
         plain["images"] = restore(plain["images"])
     if isinstance(plain.get("messages"), list):
         plain["messages"] = [
-            {**message, "images": restore(message["images"])} if message.get("images") else message
+            {**message, "images": restore(message["images"])}
+            if isinstance(message, Mapping) and message.get("images")
+            else message
             for message in plain["messages"]
         ]
     return plain
@@ -75,10 +78,14 @@ def _picture(image: Any, field: str) -> bytes:
     if isinstance(image, str):
         try:
             image = base64.b64decode(image, validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii.Error, or letters that are not ASCII
             raise InvalidJob(f"{field}: not base64", field=field) from None
     if not isinstance(image, bytes | bytearray):
-        raise InvalidJob(f"{field}: a picture is base64 text or bytes, got {type(image).__name__}", field=field)
+        raise InvalidJob(
+            f"{field}: a picture is base64 text or bytes, got {type(image).__name__}", field=field
+        )
     if len(image) > MAX_BLOB_BYTES:
-        raise InvalidJob(f"{field}: {len(image):,} bytes, the limit is {MAX_BLOB_BYTES:,} (32 MiB)", field=field)
+        raise InvalidJob(
+            f"{field}: {len(image):,} bytes, the limit is {MAX_BLOB_BYTES:,} (32 MiB)", field=field
+        )
     return bytes(image)

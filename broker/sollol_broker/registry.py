@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -77,7 +78,10 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job's record; no prompt, no answer. Times in seconds since the epoch, by Redis' clock; 0 = not yet."""
+    """A job's record; no prompt, no answer.
+
+    Times are in seconds since the epoch, by Redis' clock; 0 = not yet.
+    """
 
     id: str
     state: JobState
@@ -112,7 +116,9 @@ class Registry:
         now = await self._now_ms()
         ids = await self._call("ZRANGEBYSCORE", self._broker.keys.workers, f"{now:.3f}", "+inf")
         hashes = await self._hashes([self._broker.keys.worker(each.decode()) for each in ids])
-        return sorted((_worker(h, now) for h in hashes if "id" in h), key=lambda worker: (worker.node, worker.id))
+        return sorted(
+            (_worker(h, now) for h in hashes if "id" in h), key=lambda worker: (worker.node, worker.id)
+        )
 
     async def nodes(self) -> list[NodeView]:
         """All machines with a live worker, by name."""
@@ -167,7 +173,9 @@ class Registry:
             oldest = (now - int(head[0].split(b"|")[3])) / 1000 if head else 0.0
             workers = await self._call("ZCOUNT", keys.serves(model_key), f"{now:.3f}", "+inf")
             if waiting or workers or name in running:
-                views.append(QueueView(name, waiting, running.get(name, 0), round(max(0.0, oldest), 3), workers))
+                views.append(
+                    QueueView(name, waiting, running.get(name, 0), round(max(0.0, oldest), 3), workers)
+                )
         return sorted(views, key=lambda view: (-view.waiting, view.model))
 
     async def jobs(self, limit: int = 50) -> list[JobView]:
@@ -205,7 +213,9 @@ class Registry:
 
     async def stats(self) -> dict[str, Any]:
         """Counters since the fabric began: jobs by state, success rate, and per node."""
-        counters = {k.decode(): int(v) for k, v in _pairs(await self._call("HGETALL", self._broker.keys.stats))}
+        counters = {
+            k.decode(): int(v) for k, v in _pairs(await self._call("HGETALL", self._broker.keys.stats))
+        }
         ended = sum(counters.get(state, 0) for state in (JobState.DONE, JobState.FAILED, JobState.DEAD))
         nodes = await self.nodes()
         return {
@@ -239,10 +249,13 @@ class Registry:
 
     async def _jobs(self, ids: list[str]) -> list[JobView]:
         names = (
-            "state model app priority attempt node worker submitted claimed first ended crashes errors releases stream"
-        ).split()
+            *("state", "model", "app", "priority", "stream", "attempt", "node", "worker"),
+            *("submitted", "claimed", "first", "ended", "crashes", "errors", "releases"),
+        )
         views = []
-        for job_id, reply in zip(ids, await self._each("HMGET", [self._broker.keys.job(i) for i in ids], *names), strict=True):
+        for job_id, reply in zip(
+            ids, await self._each("HMGET", [self._broker.keys.job(i) for i in ids], *names), strict=True
+        ):
             if reply[0] is not None:
                 views.append(_job(job_id, dict(zip(names, reply, strict=True))))
         return views
@@ -255,12 +268,12 @@ class Registry:
         return await self._broker.link.call(*command)
 
     async def _each(self, command: str, keys: list[str], *arguments: object) -> list[Any]:
-        wire = await self._broker.link.open()
-        futures = [wire.send(command, key, *arguments) for key in keys]
-        return [await future for future in futures]
+        return await asyncio.gather(*(self._call(command, key, *arguments) for key in keys))
 
     async def _hashes(self, keys: list[str]) -> list[dict[str, str]]:
-        return [{k.decode(): v.decode() for k, v in _pairs(flat)} for flat in await self._each("HGETALL", keys)]
+        return [
+            {k.decode(): v.decode() for k, v in _pairs(flat)} for flat in await self._each("HGETALL", keys)
+        ]
 
 
 def _pairs(flat: list[bytes]) -> zip[tuple[bytes, bytes]]:

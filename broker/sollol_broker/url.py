@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from .errors import BrokerUnavailable
@@ -89,42 +89,50 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
     """
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise _bad(str(error)) from None
-    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    if unknown := sorted(set(options) - _OPTIONS):
-        raise _bad(f"unknown option {unknown[0]!r}; known are {', '.join(sorted(_OPTIONS))}")
+    except ValueError:  # its text may quote the password
+        raise _bad("the part between // and / is malformed") from None
     scheme, _, kind = parts.scheme.partition("+")
     if scheme not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
-        raise _bad(f"scheme {parts.scheme!r} is none of redis, rediss, unix, redis+sentinel, redis+cluster")
+        raise _bad("its scheme is none of redis, rediss, unix, redis+sentinel, redis+cluster")
+    if parts.fragment or (scheme != "unix" and "@" in parts.path):
+        raise _bad("in a password, write # as %23, / as %2F, ? as %3F and @ as %40")
+    options = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    if not set(options) <= _OPTIONS:
+        raise _bad(f"unknown option; known are {', '.join(sorted(_OPTIONS))}")
     userinfo, _, where = parts.netloc.rpartition("@")
     username, _, secret = userinfo.partition(":")
     password = unquote(secret) or _password(options.get("password_file"), environ or {})
-    common = {
+    common: dict[str, Any] = {
         "username": unquote(username) or None,
         "password": password,
         "fabric": options.get("fabric", ""),
     }
     if scheme == "unix":
-        if not parts.path:
+        if not parts.path or where or kind:
             raise _bad("unix:// needs the path of a socket, such as unix:///run/redis.sock")
         return BrokerUrl("unix", path=unquote(parts.path), db=_number(options.get("db", "0"), "db"), **common)
     tls = None
     if scheme == "rediss":
-        tls = Tls(options.get("ca"), options.get("cert"), options.get("key"), options.get("check_hostname") != "no")
+        tls = Tls(
+            options.get("ca"), options.get("cert"), options.get("key"), options.get("check_hostname") != "no"
+        )
     hosts = tuple(_host(each, 26379 if kind == "sentinel" else 6379) for each in where.split(","))
     path = [unquote(part) for part in parts.path.split("/") if part]
     if kind == "sentinel":
         if not path:
             raise _bad("a Sentinel URL names its service: redis+sentinel://host:26379/mymaster")
         db = _number(path[1] if len(path) > 1 else "0", "db")
-        sentinel_password = _read_secret(options["sentinel_password_file"]) if "sentinel_password_file" in options else None
+        secret_file = options.get("sentinel_password_file")
+        sentinel_password = _read_secret(secret_file) if secret_file else None
         return BrokerUrl(
             "sentinel", hosts, db=db, service=path[0], tls=tls, sentinel_password=sentinel_password, **common
         )
     if kind == "cluster":
+        if path not in ([], ["0"]):
+            raise _bad("a Cluster has database 0 only")
         return BrokerUrl("cluster", hosts, tls=tls, **common)
-    return BrokerUrl("single", hosts, db=_number(path[0] if path else options.get("db", "0"), "db"), tls=tls, **common)
+    db = _number(path[0] if path else options.get("db", "0"), "db")
+    return BrokerUrl("single", hosts, db=db, tls=tls, **common)
 
 
 def _bad(why: str) -> BrokerUnavailable:
@@ -138,11 +146,16 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
         port = port.removeprefix(":")
     elif ":" in text:
         host, _, port = text.rpartition(":")
-    return host or "127.0.0.1", _number(port, "port") if port else default_port
+    if ":" in host and not text.startswith("["):
+        raise _bad("an IPv6 address stands in brackets, such as redis://[::1]:6379")
+    number = _number(port, "port") if port else default_port
+    if not 0 < number < 65536:
+        raise _bad("the port is not in 1..65535")
+    return host or "127.0.0.1", number
 
 
 def _number(text: str, what: str) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise _bad(f"the {what} is not a number")
     return int(text)
 
@@ -154,6 +167,11 @@ def _password(path: str | None, environ: Mapping[str, str]) -> str | None:
 
 def _read_secret(path: str) -> str:
     try:
-        return Path(path).read_text("utf-8").strip()
+        secret = Path(path).read_text("utf-8").strip()
     except OSError as error:
         raise BrokerUnavailable(f"the password file {path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise BrokerUnavailable(f"the password file {path} is not UTF-8 text") from None
+    if not secret:
+        raise BrokerUnavailable(f"the password file {path} is empty")
+    return secret

@@ -9,19 +9,24 @@ from typing import Any
 
 from .errors import InvalidJob
 
+_MOST_EMPTY = 10_000
+
 
 def pack_vectors(vectors: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Pack n vectors of equal length: {"n": n, "f32": bytes}.
 
     Raises:
-        InvalidJob: they differ in length.
+        InvalidJob: they differ in length, or hold something else than numbers.
     """
     width = len(vectors[0]) if vectors else 0
     flat = array("f")
     for vector in vectors:
         if len(vector) != width:
             raise InvalidJob("the vectors differ in length")
-        flat.extend(vector)
+        try:
+            flat.extend(vector)
+        except TypeError:
+            raise InvalidJob("a vector holds something else than numbers") from None
     if sys.byteorder == "big":
         flat.byteswap()
     return {"n": len(vectors), "f32": flat.tobytes()}
@@ -35,13 +40,16 @@ def unpack_vectors(packed: Mapping[str, Any]) -> list[list[float]]:
     """
     flat = array("f")
     try:
-        count, data = int(packed["n"]), packed["f32"]
+        count, data = packed["n"], packed["f32"]
+        if not isinstance(count, int):
+            raise TypeError
         flat.frombytes(data)
         width = len(flat) // count if count else 0
-        if count < 0 or width * count != len(flat):
+        # Vectors of no width are possible, a billion of them is an attack.
+        if count < 0 or width * count != len(flat) or (count > _MOST_EMPTY and not width):
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise InvalidJob("the vectors are malformed") from None
     if sys.byteorder == "big":
         flat.byteswap()
-    return [list(flat[start : start + width]) for start in range(0, width * count, width)] if width else [[]] * count
+    return [list(flat[index * width : (index + 1) * width]) for index in range(count)]

@@ -53,7 +53,12 @@ class Wire:
         Raises:
             redis.exceptions.RedisError, OSError: it did not work.
         """
-        await self._connection.connect()
+        try:
+            await self._connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        except BaseException:  # a cancelled caller too: no half-open socket stays behind
+            with contextlib.suppress(RedisError, OSError):
+                await self._connection.disconnect(nowait=True)
+            raise
         loops = (self._write(), self._read(), self._watch())
         self._tasks = [asyncio.create_task(loop) for loop in loops]
 
@@ -116,7 +121,7 @@ class Wire:
             await asyncio.sleep(self._stall_seconds / 2)
             silent_looks = silent_looks + 1 if self._waiting and self._replies == seen else 0
             seen = self._replies
-            if silent_looks >= 2:
+            if silent_looks > 2:  # three looks are two halves apart
                 self._break(RedisTimeoutError(f"no reply for {self._stall_seconds:.0f} s"))
                 await self._connection.disconnect(nowait=True)
 

@@ -9,11 +9,11 @@ from typing import Final
 class JobState(StrEnum):
     """Where a job is in its life.
 
-        QUEUED ──claim──▶ RUNNING ──finish──▶ DONE
-          ▲  │               │ ├────fail─────▶ FAILED | (QUEUED again, elsewhere)
-          │  └──cancel────┐  │ └───reap──────▶ DEAD   | (QUEUED again, same rank)
-          │     deadline  ▼  ▼
-          └───────────  CANCELLED | EXPIRED
+    QUEUED ──claim──▶ RUNNING ──finish──▶ DONE
+      ▲  │               │ ├────fail─────▶ FAILED | (QUEUED again, elsewhere)
+      │  └──cancel────┐  │ └───reap──────▶ DEAD   | (QUEUED again, same rank)
+      │     deadline  ▼  ▼
+      └───────────  CANCELLED | EXPIRED
     """
 
     QUEUED = "queued"

@@ -1,8 +1,8 @@
 -- What several verbs share. Fields of a job's hash, all strings:
 --   state model queue app priority stream inbox ttl      fixed at submit (queue = model key)
 --   rank member submitted deadline                       order; times in ms of Redis' own clock
---   fence nonce worker node claimed first seq            of the present attempt
---   attempt crashes errors releases failed               counters; failed = "|node|node|"
+--   fence nonce worker node node_key claimed first seq   of the present attempt (node_key = key part of node)
+--   attempt crashes errors releases failed               counters; failed = "|node key|node key|"
 --   env blobs requires                                   the body; deleted at the end
 --   ended
 local FENCED = true                        -- a test turns this off, and must then see answers doubled
@@ -38,13 +38,18 @@ local function tell(F, who, ...)
 end
 
 -- Wakes one worker: the cheapest that waits for this model and is still there. Returns whether one was woken.
-local function ring(F, model)
-  local idle = idle_key(F, model)
+-- but: a worker that need not come, nil for none.
+local function ring(F, model, but)
+  local idle, at = idle_key(F, model), 0
   for _ = 1, 8 do                          -- each turn drops one that died waiting
-    local worker = redis.call('ZRANGE', idle, 0, 0)[1]
+    local worker = redis.call('ZRANGE', idle, at, at)[1]
     if not worker then return false end
-    redis.call('ZREM', idle, worker)
-    if tell(F, worker, 't', 'bell', 'm', model) then return true end
+    if worker == but then
+      at = 1
+    else
+      redis.call('ZREM', idle, worker)
+      if tell(F, worker, 't', 'bell', 'm', model) then return true end
+    end
   end
   return false
 end
@@ -57,8 +62,9 @@ local function with_flag(member, flag)
   return head .. flags .. flag
 end
 
--- Puts a job that is nobody's back in line, at its old rank; due > 0: not before that moment.
-local function requeue(F, id, model, member, rank, due)
+-- Puts a job that is nobody's back in line, at its old rank; due > 0: not before that moment. from: the worker
+-- that gives it away, and so is not woken for it.
+local function requeue(F, id, model, member, rank, due, from)
   local job = job_key(F, id)
   redis.call('HSET', job, 'state', 'queued', 'member', member)
   redis.call('HDEL', job, 'nonce', 'worker')
@@ -68,7 +74,7 @@ local function requeue(F, id, model, member, rank, due)
     redis.call('ZADD', F .. ':delayed', ms(due), id)
   else
     redis.call('ZADD', queue_key(F, model), rank, member)
-    ring(F, model)
+    ring(F, model, from)
   end
 end
 
@@ -89,9 +95,9 @@ end
 -- the rest stays for the result's TTL. The caller has checked that the job has not ended.
 local function end_job(F, id, state, data, now)
   local job = job_key(F, id)
-  local h = redis.call('HMGET', job, 'fence', 'inbox', 'ttl', 'deadline', 'queue', 'member', 'node', 'claimed', 'state', 'blobs')
+  local h = redis.call('HMGET', job, 'fence', 'inbox', 'ttl', 'deadline', 'queue', 'member', 'node_key', 'claimed', 'state', 'blobs')
   redis.call('HSET', job, 'state', state, 'ended', ms(now))
-  if state ~= 'dead' then redis.call('HDEL', job, 'env', 'requires', 'nonce', 'member') end
+  if state ~= 'dead' then redis.call('HDEL', job, 'env', 'requires', 'member') end
   if h[10] ~= '0' then redis.call('DEL', blob_key(F, id)) end
   if h[9] == 'running' then
     redis.call('ZREM', F .. ':leases', id)

@@ -9,24 +9,11 @@
 -- Jobs in line are cheap to bell in the order of what a common one would cost.
 local TYPICAL_PROMPT, TYPICAL_OUTPUT = 512, 128  -- tokens
 
-local function fits(needs, offer, worker)
-  if not needs or needs == '' then return true end
-  local wanted = cmsgpack.unpack(needs)
-  if wanted.vram_mib and wanted.vram_mib > (offer.vram_mib or 0) then return false end
-  if wanted.node and wanted.node ~= worker.node then return false end
-  for _, label in ipairs(wanted.labels or {}) do
-    local found = false
-    for _, have in ipairs(offer.labels or {}) do found = found or have == label end
-    if not found then return false end
-  end
-  return true
-end
-
 -- Whether a live worker on a node that has not failed this job serves the model.
 local function has_better(F, model, failed, now)
   local workers = redis.call('ZRANGEBYSCORE', serves_key(F, model), ms(now), '+inf', 'LIMIT', 0, 64)
   for _, worker in ipairs(workers) do
-    local node = redis.call('HGET', worker_key(F, worker), 'node')
+    local node = redis.call('HGET', worker_key(F, worker), 'node_key')
     if node and not string.find(failed, '|' .. node .. '|', 1, true) then return true end
   end
   return false
@@ -37,11 +24,14 @@ local function read_heads(F, jobs, index, model, offer, worker, depth, now)
   local heads = redis.call('ZRANGE', queue_key(F, model), 0, depth - 1, 'WITHSCORES')
   for i = 1, #heads, 2 do
     local id, prompt, output, submitted, flags = string.match(heads[i], '^([^|]+)|(%d+)|(%d+)|(%d+)|([a-z]*)$')
-    local ok = true
-    if flags ~= '' then
+    local ok = id ~= nil
+    if not ok then                         -- not one of ours: it must not stop the queue
+      redis.call('ZREM', queue_key(F, model), heads[i])
+    elseif flags ~= '' then
       local h = redis.call('HMGET', job_key(F, id), 'failed', 'requires')
-      ok = fits(h[2], offer, worker)
-      local failed_here = h[1] and string.find(h[1], '|' .. worker.node .. '|', 1, true)
+      local wanted = h[2] and h[2] ~= '' and cmsgpack.unpack(h[2])
+      ok = not wanted or fits(wanted, offer, worker.node)
+      local failed_here = h[1] and string.find(h[1], '|' .. worker.node_key .. '|', 1, true)
       if ok and failed_here and has_better(F, model, h[1], now) then ok = false end
     end
     if ok then
@@ -64,8 +54,8 @@ local function take(F, job, worker, nonce, lease_ms, now)
   end
   local fence = string.format('%d', redis.call('HINCRBY', key, 'fence', 1))
   local attempt = tonumber(h[6]) + 1
-  redis.call('HSET', key, 'state', 'running', 'nonce', nonce, 'worker', worker.id, 'node', worker.node, 'claimed', ms(now),
-    'attempt', attempt, 'seq', '0')
+  redis.call('HSET', key, 'state', 'running', 'nonce', nonce, 'worker', worker.id, 'node', worker.node, 'node_key', worker.node_key,
+    'claimed', ms(now), 'attempt', attempt, 'seq', '0')
   redis.call('ZADD', F .. ':leases', ms(now + lease_ms), job.id)
   if h[3] == '1' then
     redis.call('XADD', events_key(F, job.id), '*', 't', 'start', 'f', fence, 'n', worker.node, 'w', worker.id)
@@ -82,7 +72,7 @@ local function repeated(F, seen, nonce, now)
   for id in string.gmatch(ids, '[^ ]+') do
     local h = redis.call('HMGET', job_key(F, id), 'state', 'nonce', 'fence', 'attempt', 'submitted', 'deadline', 'blobs', 'env')
     if h[1] == 'running' and h[2] == nonce then
-      local left = h[6] == '0' and -1 or tonumber(h[6]) - now
+      local left = h[6] == '0' and -1 or math.max(0, tonumber(h[6]) - now)
       rows[#rows + 1] = {id, h[3], nonce, tonumber(h[4]), ms(now - tonumber(h[5])), ms(left), tonumber(h[7]), h[8]}
     end
   end
@@ -101,6 +91,8 @@ local function park(F, worker, advert, lanes, spare, was_parked)
         redis.call('PEXPIRE', idle, IDLE_TTL_MS)
       elseif was_parked then
         redis.call('ZREM', idle, worker.id)
+        -- It may have been woken for this model and then taken another: pass the bell on.
+        if redis.call('EXISTS', queue_key(F, m[1])) == 1 then ring(F, m[1]) end
       end
     end
   end
@@ -111,8 +103,9 @@ local function claim_for(F, a, at)
   local worker, nonce = {id = a[at], node = a[at + 1]}, a[at + 2]
   local lease_ms, depth = tonumber(a[at + 3]), tonumber(a[at + 4])
   local advert = worker_key(F, worker.id)
-  local known = redis.call('HMGET', advert, 'node', 'last_claim', 'parked')
+  local known = redis.call('HMGET', advert, 'node', 'last_claim', 'parked', 'node_key')
   if not known[1] then return {'unknown'} end
+  worker.node_key = known[4] or ''
   local now = now_ms()
   local again = repeated(F, known[2], nonce, now)
   if again then return {'ok', again} end
@@ -139,9 +132,11 @@ local function claim_for(F, a, at)
   end
   if #rows > 0 then redis.call('HSET', advert, 'last_claim', table.concat(ids, ' ')) end
   -- In the same call, so that no bell falls between looking and waiting.
+  for l in ipairs(spare) do spare[l] = spare[l] and most > 0 end  -- a later lane may have used up the rest
   park(F, worker, advert, offer.lanes, spare, known[3] == '1')
   return {'ok', rows}
 end
 
 local function claim(keys, a) return claim_for(keys[1], a, 1) end
-verb('claim', claim)
+-- allow-oom: running what was accepted is what frees the memory.
+verb('claim', claim, {'allow-oom'})

@@ -5,7 +5,7 @@
 local function fail(keys, a)
   local F, id = keys[1], a[1]
   local job = job_key(F, id)
-  local h = redis.call('HMGET', job, 'state', 'fence', 'nonce', 'queue', 'member', 'rank', 'failed', 'node', 'model')
+  local h = redis.call('HMGET', job, 'state', 'fence', 'nonce', 'queue', 'member', 'rank', 'failed', 'node_key', 'worker')
   if not held(h[1], h[2], h[3], a[2], a[3]) then return 'stale' end
   local errors = redis.call('HINCRBY', job, 'errors', 1)
   local now = now_ms()
@@ -18,7 +18,7 @@ local function fail(keys, a)
   redis.call('HSET', job, 'failed', failed)
   -- Another node may begin at once; only a job that has nowhere else to go waits out the backoff.
   local due = has_better(F, h[4], failed, now) and 0 or now + tonumber(a[7])
-  requeue(F, id, h[4], with_flag(h[5], 'x'), h[6], due)
+  requeue(F, id, h[4], with_flag(h[5], 'x'), h[6], due, h[9])
   return 'retry'
 end
 verb('fail', fail, {'allow-oom'})

@@ -10,7 +10,7 @@ local function finish(keys, a)
   if held(h[1], h[2], h[3], a[2], a[3]) then
     end_job(F, id, 'done', a[4], now_ms())
     taken = 1
-  elseif h[1] == 'done' and h[2] == a[2] then
+  elseif h[1] == 'done' and h[2] == a[2] and h[3] == a[3] then
     taken = 1                              -- this very call, repeated
   end
   if #a > 4 then return {taken, claim_for(F, a, 5)} end

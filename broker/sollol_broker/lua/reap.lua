@@ -4,7 +4,7 @@
 -- returns {given back, dead, expired}
 local function crashed(F, id, now, limit)
   local job = job_key(F, id)
-  local h = redis.call('HMGET', job, 'state', 'queue', 'member', 'rank')
+  local h = redis.call('HMGET', job, 'state', 'queue', 'member', 'rank', 'worker')
   if h[1] ~= 'running' then
     redis.call('ZREM', F .. ':leases', id)
     return 0, 0
@@ -15,7 +15,7 @@ local function crashed(F, id, now, limit)
     redis.call('ZREMRANGEBYRANK', F .. ':dead', 0, -DEAD_KEPT - 1)
     return 0, 1
   end
-  requeue(F, id, h[2], h[3], h[4], 0)
+  requeue(F, id, h[2], h[3], h[4], 0, h[5])
   return 1, 0
 end
 

@@ -5,10 +5,10 @@
 local function release(keys, a)
   local F, id = keys[1], a[1]
   local job = job_key(F, id)
-  local h = redis.call('HMGET', job, 'state', 'fence', 'nonce', 'queue', 'member', 'rank')
+  local h = redis.call('HMGET', job, 'state', 'fence', 'nonce', 'queue', 'member', 'rank', 'worker')
   if not held(h[1], h[2], h[3], a[2], a[3]) then return 0 end
   redis.call('HINCRBY', job, 'releases', 1)
-  requeue(F, id, h[4], h[5], h[6], 0)
+  requeue(F, id, h[4], h[5], h[6], 0, h[7])
   return 1
 end
 verb('release', release, {'allow-oom'})

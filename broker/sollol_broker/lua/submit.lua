@@ -25,6 +25,7 @@ end
 
 local function submit(keys, a)
   local F, id, model = keys[1], a[1], a[3]
+  if not string.match(id, '^[%w._~-]+$') then return redis.error_reply('ERR a job id is of [A-Za-z0-9._~-]') end
   local job = job_key(F, id)
   local state = redis.call('HGET', job, 'state')
   if state then return {'known', state} end
@@ -34,7 +35,7 @@ local function submit(keys, a)
 
   local rank = ms(now + tonumber(a[6]))
   local deadline = a[8] == '0' and '0' or ms(now + tonumber(a[8]))
-  local member = id .. '|' .. a[11] .. '|' .. a[12] .. '|' .. string.format('%.0f', now) .. '|' .. (a[13] ~= '' and 'r' or '')
+  local member = string.format('%s|%.0f|%.0f|%.0f|%s', id, tonumber(a[11]), tonumber(a[12]), now, a[13] ~= '' and 'r' or '')
   redis.call('HSET', job, 'state', 'queued', 'model', a[2], 'queue', model, 'app', a[4], 'priority', a[5], 'stream', a[7],
     'inbox', a[9], 'ttl', a[10], 'rank', rank, 'member', member, 'submitted', ms(now), 'deadline', deadline,
     'fence', '0', 'attempt', '0', 'blobs', #a - 15, 'requires', a[13], 'env', a[15])

@@ -1,0 +1,99 @@
+"""`sollol up`: a fabric on this machine, in the foreground, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from types import FrameType
+
+import click
+from rich.console import Console
+
+from sollol_broker.url import parse
+from sollol_client import Client
+from sollol_worker_agent.backends import find_local
+
+from ..local import ALL_MINILM, SMOLLM2, all_minilm, cache_directory, smollm2
+from ..local.fabric import LocalFabric, free_port
+
+_CHECK_SECONDS = 1.0
+_DEFAULT_PORT = 6379
+
+
+@click.command()
+@click.option("--redis", "redis_url", envvar="SOLLOL_REDIS_URL", metavar="URL",
+              help="Use this Redis instead of a private one.")  # fmt: skip
+@click.option("--port", default=_DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535),
+              help="Port of the private Redis on 127.0.0.1; a free one is taken when it is in use.")  # fmt: skip
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Worker agents to start.")
+@click.option("--model", "models", multiple=True, metavar="[NAME=]FILE.gguf",
+              help="Serve this model file; may be repeated. Default: the LLM servers found on this machine, "
+              "else two small models.")  # fmt: skip
+def up(redis_url: str | None, port: int, workers: int, models: tuple[str, ...]) -> None:
+    """Start a private Redis and a worker here, and keep them running until Ctrl-C."""
+    console = Console(highlight=False, stderr=True)
+    # SIGTERM (systemd, docker stop) ends it as Ctrl-C does: in order.
+    signal.signal(signal.SIGTERM, _interrupt)
+    if not models:
+        models = _default_models(console)
+    fabric = LocalFabric(
+        redis_url=redis_url,
+        directory=None if redis_url else cache_directory() / "redis",
+        port=None if redis_url else free_port(port),
+        workers=workers,
+        models=tuple(_named(model) for model in models),
+        progress=lambda said: console.print(f"[dim]…[/] {said}"),
+    )
+    try:
+        with fabric:
+            _summary(console, fabric, is_default=not redis_url and fabric.url.endswith(f":{_DEFAULT_PORT}/0"))
+            while True:
+                time.sleep(_CHECK_SECONDS)
+                fabric.check()
+    except KeyboardInterrupt:
+        console.print("stopped: nothing is left running")
+
+
+def _default_models(console: Console) -> tuple[str, ...]:
+    found = asyncio.run(_local_servers())
+    if found:
+        console.print(f"found {', '.join(found)} on this machine")
+        return ()
+    console.print("no Ollama, llama-server or OpenAI-compatible server found here: serving two small models")
+    return (f"{SMOLLM2}={smollm2()}", f"{ALL_MINILM}={all_minilm(cache_directory())}")
+
+
+async def _local_servers() -> list[str]:
+    backends = await find_local(
+        ollama_host=os.environ.get("OLLAMA_HOST"), ollama_nodes=os.environ.get("OLLAMA_NODES")
+    )
+    for backend in backends:
+        await backend.close()
+    return [f"{backend.kind} at {backend.url}" for backend in backends]
+
+
+def _named(model: str) -> str:
+    name, found, path = model.rpartition("=")
+    return model if found else f"{os.path.basename(path).removesuffix('.gguf').lower()}={path}"
+
+
+def _summary(console: Console, fabric: LocalFabric, *, is_default: bool) -> None:
+    with Client(fabric.url, app="sollol-up") as client:
+        served = client.models()
+        nodes = client.nodes()
+    console.print("\n[bold green]The fabric is up.[/]")
+    console.print(f"  Redis    {parse(fabric.url)}")
+    for node in nodes:
+        for worker in node.workers:
+            console.print(f"  worker   {worker.id} on node {node.name}, {worker.slots} slots")
+    for model in served:
+        console.print(f"  model    {model.name} ({', '.join(model.kinds)})")
+    console.print(f"  logs     {fabric.logs}\n")
+    setting = "" if is_default else f"export SOLLOL_REDIS_URL={parse(fabric.url)}\n  "
+    console.print(f'Try in another terminal:\n  {setting}sollol chat "Hello"\n  sollol nodes\n\nCtrl-C stops everything.')
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

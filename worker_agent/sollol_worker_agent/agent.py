@@ -1,0 +1,151 @@
+"""The worker agent: builds all its parts, starts them in order, and takes them down in the reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+
+from sollol_broker.broker import Broker, Lease
+from sollol_broker.inbox import EntryFields, Inbox
+from sollol_broker.library import Library
+from sollol_broker.link import LinkConfig
+from sollol_broker.names import key_part
+from sollol_broker.url import BrokerUrl
+from sollol_broker.words import Entry
+
+from .advertise import Advertiser
+from .backends.protocol import Backend
+from .config import WorkerConfig
+from .hardware import HardwareReader
+from .heartbeat import Heartbeat
+from .lane import Lane
+from .pull import Puller
+from .reaper import Reaper
+
+log = logging.getLogger(__name__)
+
+# An answer that took minutes to make is worth a longer wait for a Redis that restarts.
+_PATIENCE_SECONDS = 60.0
+
+
+class Agent:
+    """One worker: pulls jobs for its backends until it is stopped.
+
+    Args:
+        url: the fabric's Redis.
+        backends: the LLM servers to front; the agent closes them.
+        functions: another function library than this release's (for tests).
+    """
+
+    def __init__(
+        self,
+        url: BrokerUrl,
+        config: WorkerConfig,
+        backends: Sequence[Backend],
+        *,
+        hardware: HardwareReader | None = None,
+        functions: Library | None = None,
+    ) -> None:
+        self.config = config
+        self.worker = f"{key_part(config.node)[:48]}.{secrets.token_hex(4)}"
+        self.lanes = [Lane(backend, fixed_slots=config.slots) for backend in backends]
+        self._url = url
+        self._functions = functions
+        self.broker = self._new_broker()
+        self._advertiser = Advertiser(
+            self.broker,
+            self.worker,
+            config,
+            self.lanes,
+            hardware=hardware or HardwareReader(),
+            on_new_inbox=self._rewind,
+            on_change=self._on_change,
+        )
+        self._puller = Puller(self.broker, self.worker, config, self.lanes, self._advertiser.advertise)
+        self._inbox = Inbox(self.broker, self.worker, on_entry=self._on_entry)
+        self._reaper = Reaper(self.broker, config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._heartbeat = Heartbeat(
+            make_broker=self._new_broker,
+            lease_seconds=config.lease_seconds,
+            leases=self._leases,
+            call_off=self._call_off_from_thread,
+        )
+
+    async def start(self) -> None:
+        """Join the fabric.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached or will not do.
+        """
+        self._loop = asyncio.get_running_loop()
+        await self.broker.open()
+        await self._advertiser.advertise()
+        self._heartbeat.start()
+        self._inbox.start()
+        self._reaper.start()
+        self._advertiser.start()
+        self._puller.start()
+        log.info("worker %s of node %s has joined %s", self.worker, self.config.node, self._url)
+
+    def add_backend(self, backend: Backend) -> None:
+        """Front one more LLM server; the next advert tells of it."""
+        self.lanes.append(Lane(backend, fixed_slots=self.config.slots))
+
+    def hurry(self) -> None:
+        """While it stops: wait for running jobs no longer, hand them back now."""
+        self._puller.hurry()
+
+    async def stop(self, *, drain_seconds: float | None = None) -> None:
+        """Leave the fabric: running jobs may end within `drain_seconds`, the rest is handed back."""
+        seconds = self.config.drain_seconds if drain_seconds is None else drain_seconds
+        try:
+            async with asyncio.timeout(5):
+                await self._advertiser.drain()
+        except Exception:
+            log.warning("the drain could not be announced", exc_info=True)
+        # Workers stop before the heartbeat, so that their leases hold while they finish.
+        await self._puller.stop(drain_seconds=seconds)
+        await self._advertiser.stop()
+        await self._reaper.stop()
+        await self._inbox.stop()
+        await asyncio.to_thread(self._heartbeat.stop)
+        try:
+            await self.broker.leave(self.worker)
+        except Exception:
+            log.warning("could not take leave; the advert runs out by itself", exc_info=True)
+        await self.broker.close()
+        for lane in self.lanes:
+            await lane.backend.close()
+
+    def _new_broker(self) -> Broker:
+        return Broker(
+            self._url,
+            name=f"sollol-worker-{self.worker}",
+            config=LinkConfig(patience_seconds=_PATIENCE_SECONDS),
+            functions=self._functions,
+        )
+
+    def _leases(self) -> list[Lease]:
+        return [running.lease for running in list(self._puller.running.values())]
+
+    def _call_off_from_thread(self, lease: Lease) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._puller.call_off, lease.job_id, lease.fence)
+
+    def _rewind(self) -> None:
+        self._inbox.rewind()
+
+    def _on_change(self) -> None:
+        if self._advertiser.last_hardware is not None:
+            self._puller.vram_mib = self._advertiser.last_hardware.vram_total_mib
+        self._puller.wake()
+
+    def _on_entry(self, entry: EntryFields) -> None:
+        kind = entry[b"t"].decode()
+        if kind == Entry.BELL:
+            self._puller.wake()
+        elif kind == Entry.CANCEL:
+            self._puller.call_off(entry[b"j"].decode(), int(entry[b"f"]))

@@ -1,0 +1,190 @@
+"""llama.cpp's llama-server: OpenAI's API for chats and embeddings, its own for raw prompts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from sollol_broker.errors import BackendError
+from sollol_worker_agent.backends.conversation import Call, converse
+from sollol_worker_agent.backends.http import HttpDoor
+from sollol_worker_agent.backends.openai_compatible import embed_through
+from sollol_worker_agent.backends.openai_stream import ChatReader, LlamaCompletionReader
+from sollol_worker_agent.backends.openai_wire import (
+    LLAMA_SERVER,
+    chat_body,
+    llama_completion_body,
+    short_name,
+    templated_generate,
+)
+from sollol_worker_agent.backends.protocol import End, ModelInfo, Piece, Timeouts, Vectors
+
+
+class LlamaServerBackend:
+    """A llama-server with one model, or several behind its router.
+
+    Args:
+        url: e.g. "http://127.0.0.1:8080".
+        model: what its model is to be called; default is the server's alias, or the file's name
+            without ".gguf", in lower case.
+        api_key: sent as a bearer token if given (llama-server's `--api-key`).
+
+    Raises:
+        ValueError: `url` is not an http or https address.
+    """
+
+    kind = "llama-server"
+
+    def __init__(self, url: str, model: str | None = None, api_key: str | None = None) -> None:
+        self._door = HttpDoor(url, server="llama-server", api_key=api_key)
+        self.url = self._door.url
+        self._model = model
+        # Our name of a model -> the server's own, learned by models().
+        self._server_names: dict[str, str] = {}
+        # Server names of models -> whether they embed, and whether they infill; found by trying once.
+        self._embeds: dict[str, bool] = {}
+        self._infills: dict[str, bool] = {}
+
+    async def models(self) -> list[ModelInfo]:
+        """What the server has. The first call asks it for one embedding, to learn whether it can."""
+        listing, props = await self._door.get("/v1/models"), await self._props()
+        entries = listing.get("data") or ()
+        found = []
+        for entry in entries:
+            server_name = str(entry["id"])
+            name = self._model if self._model and len(entries) == 1 else short_name(server_name)
+            self._server_names[name] = server_name
+            embeds = _is_loaded(entry) and await self._can_embed(server_name)
+            found.append(_model_info(name, entry, props, embeds=embeds))
+        return found
+
+    async def loaded(self) -> frozenset[str]:
+        """All models; behind a router, those which it has started."""
+        listing = await self._door.get("/v1/models")
+        entries = listing.get("data") or ()
+        only = self._model if len(entries) == 1 else None
+        return frozenset(only or short_name(str(entry["id"])) for entry in entries if _is_loaded(entry))
+
+    async def slots(self) -> int:
+        """How many requests it works on at once (`--parallel`); more wait in the server."""
+        return int((await self._props()).get("total_slots") or 0)
+
+    def chat(
+        self, model: str, request: Mapping[str, Any], timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        """Answer `messages`."""
+
+        async def prepare() -> Call:
+            return self._chat_call(model, request)
+
+        return converse(self._door, prepare, timeouts)
+
+    def generate(
+        self, model: str, request: Mapping[str, Any], timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        """Continue `prompt`.
+
+        1. With `suffix`: fill in what stands between, if the model can.
+        2. With `raw`: the prompt as it is.
+        3. Otherwise inside the chat template, `system` before it, as Ollama does. It goes through
+           the chat endpoint, which also knows where thinking ends and how images are woven in.
+        """
+
+        async def prepare() -> Call:
+            if request.get("suffix"):  # 1
+                await self._require_infill(model)
+                return self._completion_call("/infill", model, request)
+            if request.get("raw"):  # 2
+                return self._completion_call("/completion", model, request)
+            return self._chat_call(model, templated_generate(request))  # 3
+
+        return converse(self._door, prepare, timeouts)
+
+    async def embed(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Vectors:
+        """Embed `input`; the vectors have length 1. A text longer than the server's batch is refused."""
+        return await embed_through(self._door, self._server_name(model), request, timeouts)
+
+    async def warm(self, model: str) -> None:
+        """Do nothing: the model has been in memory since the server started."""
+
+    async def unload(self, model: str) -> None:
+        """Do nothing: the model goes when the server stops."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._door.close()
+
+    def _chat_call(self, model: str, request: Mapping[str, Any]) -> Call:
+        body = chat_body(self._server_name(model), request, LLAMA_SERVER)
+        reader = ChatReader(f"llama-server at {self.url}", top_logprobs=request.get("top_logprobs") or 0)
+        return Call("/v1/chat/completions", body, reader)
+
+    def _completion_call(self, path: str, model: str, request: Mapping[str, Any]) -> Call:
+        body = {**llama_completion_body(request), "model": self._server_name(model)}
+        reader = LlamaCompletionReader(
+            f"llama-server at {self.url}", top_logprobs=request.get("top_logprobs") or 0
+        )
+        return Call(path, body, reader)
+
+    def _server_name(self, model: str) -> str:
+        return self._server_names.get(model, model)
+
+    async def _props(self) -> Mapping[str, Any]:
+        props = await self._door.get("/props")
+        return props if isinstance(props, dict) else {}
+
+    async def _can_embed(self, server_name: str) -> bool:
+        # Neither /props nor /v1/models tells of --embeddings. A server without it refuses at once.
+        if server_name not in self._embeds:
+            self._embeds[server_name] = await self._does(
+                "/v1/embeddings", {"model": server_name, "input": "a"}
+            )
+        return self._embeds[server_name]
+
+    async def _require_infill(self, model: str) -> None:
+        name = self._server_name(model)
+        if name not in self._infills:
+            probe = {"model": name, "input_prefix": "a", "input_suffix": "a", "n_predict": 1}
+            self._infills[name] = await self._does("/infill", probe)
+        if not self._infills[name]:
+            raise BackendError(
+                f"{model} on llama-server at {self.url} does not support insert (a generate request "
+                f"with suffix); leave suffix out, or send the job to a model that does",
+                status=400,
+                retryable=True,
+            )
+
+    async def _does(self, path: str, probe: Mapping[str, Any]) -> bool:
+        try:
+            await self._door.post(path, probe)
+        except BackendError as error:
+            # Only these mean "cannot"; a server that is loading or overloaded has not answered yet.
+            if error.status in (400, 404, 500, 501):
+                return False
+            raise
+        return True
+
+
+def _is_loaded(entry: Mapping[str, Any]) -> bool:
+    # Only a router gives its models a status.
+    status = entry.get("status")
+    return not isinstance(status, Mapping) or status.get("value") == "loaded"
+
+
+def _model_info(name: str, entry: Mapping[str, Any], props: Mapping[str, Any], *, embeds: bool) -> ModelInfo:
+    meta = entry.get("meta") or {}
+    template = props.get("chat_template_caps") or {}
+    modalities = props.get("modalities") or {}
+    capabilities = ["embedding"] if embeds else ["completion"]
+    if template.get("supports_tools"):
+        capabilities.append("tools")
+    if modalities.get("vision"):
+        capabilities.append("vision")
+    return ModelInfo(
+        name=name,
+        # A server started with --embeddings is there for nothing else.
+        kinds=frozenset({"embed"}) if embeds else frozenset({"chat", "generate"}),
+        size_bytes=int(meta.get("size") or 0),
+        context_tokens=int(meta.get("n_ctx") or 0),
+        capabilities=tuple(capabilities),
+    )

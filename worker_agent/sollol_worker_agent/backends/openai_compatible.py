@@ -1,0 +1,151 @@
+"""Servers that speak OpenAI's API: vLLM, SGLang, LM Studio and their like."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from sollol_broker.errors import BackendError
+from sollol_worker_agent.backends.conversation import Call, converse
+from sollol_worker_agent.backends.http import HttpDoor
+from sollol_worker_agent.backends.openai_stream import ChatReader, CompletionReader
+from sollol_worker_agent.backends.openai_wire import (
+    OPENAI,
+    chat_body,
+    completion_body,
+    embed_body,
+    templated_generate,
+    vectors,
+)
+from sollol_worker_agent.backends.protocol import End, ModelInfo, Piece, Timeouts, Vectors
+
+# /v1/models does not tell what a model is for; these names do. A wrong guess costs one refused job.
+_EMBEDDING_NAMES = ("embed", "minilm", "bge-", "gte-", "e5-", "jina-clip")
+
+
+class OpenAIBackend:
+    """An OpenAI-compatible server.
+
+    Args:
+        url: with or without the "/v1" at its end, e.g. "http://127.0.0.1:8000".
+        api_key: sent as a bearer token if given.
+
+    Raises:
+        ValueError: `url` is not an http or https address.
+    """
+
+    kind = "openai"
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        url = url.rstrip("/").removesuffix("/v1")
+        self._door = HttpDoor(url, server="the OpenAI-compatible server", api_key=api_key)
+        self.url = self._door.url
+
+    async def models(self) -> list[ModelInfo]:
+        """What the server lists; which of them embed is guessed by name."""
+        listing = await self._door.get("/v1/models")
+        return [_model_info(entry) for entry in listing.get("data") or ()]
+
+    async def loaded(self) -> frozenset[str]:
+        """All of them: such a server loads its models when it starts, or does not say."""
+        return frozenset(model.name for model in await self.models())
+
+    async def slots(self) -> int:
+        """Always 0: the API has no word for it."""
+        return 0
+
+    def chat(
+        self, model: str, request: Mapping[str, Any], timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        """Answer `messages`."""
+
+        async def prepare() -> Call:
+            return self._chat_call(model, request)
+
+        return converse(self._door, prepare, timeouts)
+
+    def generate(
+        self, model: str, request: Mapping[str, Any], timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        """Continue `prompt`: as it is with `raw` or `suffix`, otherwise inside the chat template."""
+
+        async def prepare() -> Call:
+            if not (request.get("raw") or request.get("suffix")):
+                return self._chat_call(model, templated_generate(request))
+            body = completion_body(model, request, OPENAI)
+            body.setdefault("stream_options", {"include_usage": True})
+            reader = CompletionReader(self._who(), top_logprobs=request.get("top_logprobs") or 0)
+            return Call("/v1/completions", body, reader)
+
+        return converse(self._door, prepare, timeouts)
+
+    async def embed(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Vectors:
+        """Embed `input`; the vectors have length 1."""
+        return await embed_through(self._door, model, request, timeouts)
+
+    async def warm(self, model: str) -> None:
+        """Do nothing: the server decides what is in memory."""
+
+    async def unload(self, model: str) -> None:
+        """Do nothing: the server decides what is in memory."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._door.close()
+
+    def _chat_call(self, model: str, request: Mapping[str, Any]) -> Call:
+        body = chat_body(model, request, OPENAI)
+        body.setdefault("stream_options", {"include_usage": True})
+        reader = ChatReader(self._who(), top_logprobs=request.get("top_logprobs") or 0)
+        return Call("/v1/chat/completions", body, reader)
+
+    def _who(self) -> str:
+        return f"{self._door.server} at {self.url}"
+
+
+async def embed_through(
+    door: HttpDoor, model: str, request: Mapping[str, Any], timeouts: Timeouts
+) -> Vectors:
+    """Embed by way of /v1/embeddings, which llama-server speaks just the same.
+
+    An empty input has no embeddings, as with Ollama; the server is not asked.
+
+    Raises:
+        BackendError: refused, broken, or an answer without one vector per input.
+    """
+    given = request.get("input")
+    if not given:
+        return Vectors([])
+    began_at = time.perf_counter_ns()
+    answer = await door.post("/v1/embeddings", embed_body(model, request), timeouts)
+    try:
+        found = vectors(answer, request.get("dimensions"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BackendError(
+            f"{door.server} at {door.url} answered /v1/embeddings without embeddings", retryable=True
+        ) from error
+    wanted = len(given) if isinstance(given, list | tuple) else 1
+    if len(found) != wanted:
+        raise BackendError(
+            f"{door.server} at {door.url} sent {len(found)} embeddings for {wanted} texts", retryable=True
+        )
+    usage = answer.get("usage") or {}
+    return Vectors(
+        found,
+        {
+            "total_duration": time.perf_counter_ns() - began_at,
+            "load_duration": 0,
+            "prompt_eval_count": int(usage.get("prompt_tokens") or 0),
+        },
+    )
+
+
+def _model_info(entry: Mapping[str, Any]) -> ModelInfo:
+    name = str(entry["id"])
+    embeds = any(part in name.lower() for part in _EMBEDDING_NAMES)
+    return ModelInfo(
+        name=name,
+        kinds=frozenset({"embed"}) if embeds else frozenset({"chat", "generate"}),
+        context_tokens=int(entry.get("max_model_len") or 0),
+    )

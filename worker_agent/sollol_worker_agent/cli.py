@@ -1,0 +1,191 @@
+"""The command `sollol-worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import signal
+import sys
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from sollol_broker.errors import BackendError, BrokerUnavailable, SollolError
+from sollol_broker.url import DEFAULT_URL, BrokerUrl, parse
+
+from .agent import Agent
+from .backends import connect
+from .backends.protocol import Backend
+from .config import WorkerConfig
+from .finder import Finder
+from .own_servers import OwnModel, OwnServers
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_NO_BACKEND = (
+    "found no LLM server on this machine: start Ollama or llama-server, name one with --backend URL, or give a model "
+    "file with --model FILE.gguf; looking again every 15 s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    url: BrokerUrl
+    config: WorkerConfig
+    backends: tuple[str, ...]
+    models: tuple[OwnModel, ...]
+    api_key: str | None
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--redis", "redis_url", envvar="SOLLOL_REDIS_URL", default=DEFAULT_URL, show_default=True, metavar="URL",
+              help="The fabric's Redis: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://.")  # fmt: skip
+@click.option("--backend", "backends", multiple=True, metavar="URL",
+              help="An LLM server to front; may be repeated. Default: look for Ollama, llama-server and "
+              "OpenAI-compatible servers on this machine. Prefix ollama+, llama+ or openai+ says which it is.")  # fmt: skip
+@click.option("--model", "models", multiple=True, metavar="[NAME=]FILE.gguf",
+              help="Start a llama-server of our own for this file; may be repeated.")  # fmt: skip
+@click.option("--node", default=platform.node().split(".")[0] or "node", show_default="host name", metavar="NAME",
+              help="This machine's name in the fabric.")  # fmt: skip
+@click.option("--slots", type=click.IntRange(min=1), metavar="N",
+              help="Jobs at once. Default: as many as the backends have.")  # fmt: skip
+@click.option("--label", "labels", multiple=True, metavar="WORD", help="A word that jobs may require; may be repeated.")
+@click.option("--lease", "lease_seconds", type=click.FloatRange(min=0.5), default=10.0, show_default=True,
+              metavar="SECONDS", help="Without a sign of life for so long, our jobs go to others.")  # fmt: skip
+@click.option("--drain", "drain_seconds", type=click.FloatRange(min=0), default=30.0, show_default=True,
+              metavar="SECONDS", help="On SIGTERM, time for running jobs to end before they are handed back.")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+def main(
+    redis_url: str,
+    backends: tuple[str, ...],
+    models: tuple[str, ...],
+    node: str,
+    slots: int | None,
+    labels: tuple[str, ...],
+    lease_seconds: float,
+    drain_seconds: float,
+    verbose: bool,
+) -> None:
+    """Join a SOLLOL fabric: pull jobs from Redis and run them on this machine's LLM servers.
+
+    Only Redis has to be known; the worker connects outward and opens no port. SIGTERM or Ctrl-C drains:
+    it claims nothing more, lets running jobs end, and hands back what is left. A second signal hands
+    back at once.
+
+    The password of Redis may come from SOLLOL_REDIS_PASSWORD, SOLLOL_REDIS_PASSWORD_FILE or the URL's
+    ?password_file=PATH instead of the URL. SOLLOL_BACKEND_API_KEY is sent to the backends.
+    """
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        stream=sys.stderr,
+    )
+    for chatty in ("httpx", "httpcore", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        options = Options(
+            url=parse(redis_url, environ=os.environ),
+            config=WorkerConfig(
+                node=node, slots=slots, labels=labels, lease_seconds=lease_seconds, drain_seconds=drain_seconds
+            ),
+            backends=backends,
+            models=tuple(OwnModel.parse(each, slots=slots) for each in models),
+            api_key=os.environ.get("SOLLOL_BACKEND_API_KEY"),
+        )
+        asyncio.run(_run(options))
+    except BrokerUnavailable as error:
+        _fail(error, 3)
+    except (SollolError, ValueError) as error:
+        _fail(error, 2)
+
+
+async def _run(options: Options) -> None:
+    stopping = _Stop()
+    servers = OwnServers(options.models)
+    try:
+        backends: list[Backend] = list(await stopping.unless(servers.start()))
+        for url in options.backends:
+            backends.append(await _named(url, options.api_key))
+        agent = Agent(options.url, options.config, backends)
+        finder = None
+        if not options.backends and not options.models:
+            finder = Finder(
+                agent.add_backend,
+                ollama_host=os.environ.get("OLLAMA_HOST"),
+                ollama_nodes=os.environ.get("OLLAMA_NODES"),
+            )
+            if not await finder.look():
+                log.warning(_NO_BACKEND)
+        await agent.start()
+        if finder is not None:
+            finder.start()
+        try:
+            await stopping.first.wait()
+            log.info("draining: running jobs may end within %.0f s", options.config.drain_seconds)
+        finally:
+            if finder is not None:
+                await finder.stop()
+            leaving = asyncio.create_task(agent.stop())
+            hurrying = asyncio.create_task(stopping.second.wait())
+            await asyncio.wait({leaving, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+            if not leaving.done():
+                agent.hurry()
+            await leaving
+            hurrying.cancel()
+    except _Stopped:
+        pass
+    finally:
+        await servers.stop()
+
+
+async def _named(url: str, api_key: str | None) -> Backend:
+    try:
+        return await connect(url, api_key)
+    except BackendError as error:
+        raise BackendError(f"--backend {url}: {error}") from error
+
+
+class _Stopped(Exception):  # noqa: N818
+    """A signal came before there was anything to drain."""
+
+
+class _Stop:
+    """SIGTERM and SIGINT: the first asks to drain, the second to hurry."""
+
+    def __init__(self) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):  # Windows has no such handlers
+                loop.add_signal_handler(number, self._signalled)
+
+    async def unless(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do `work`, but give it up at the first signal."""
+        task, signalled = asyncio.ensure_future(work), asyncio.ensure_future(self.first.wait())
+        await asyncio.wait({task, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        signalled.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise _Stopped
+
+    def _signalled(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+def _fail(error: Exception, status: int) -> None:
+    click.echo(f"error: {error}", err=True)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

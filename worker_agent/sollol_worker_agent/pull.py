@@ -1,0 +1,250 @@
+"""The pull loop: claims jobs for the free slots, runs them, and reports how each ended.
+
+One claim is under way at a time. A job that ends while none is, claims the next in the same call; one
+that ends meanwhile leaves its slot to the claim that follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from sollol_broker.broker import Broker, Claimed, ClaimRequest, Lease
+from sollol_broker.envelope import Envelope
+from sollol_broker.errors import BackendError, BackendTimeout, InvalidJob, SollolError
+from sollol_broker.outcome import pack_error
+
+from .config import WorkerConfig
+from .lane import Lane
+from .runner import Answered, Runner
+
+log = logging.getLogger(__name__)
+
+# A job with nowhere else to go waits this long, or up to twice it, before its node gets it again.
+_BACKOFF_MS = 500
+
+
+@dataclass(slots=True)
+class Running:
+    """A job in one of our slots."""
+
+    lease: Lease
+    lane: Lane
+    task: asyncio.Task[None] | None = None
+    called_off: bool = False
+
+
+@dataclass(slots=True)
+class Puller:
+    """Keeps the slots of all lanes busy.
+
+    Args:
+        advertise: called when Redis does not know this worker (any more), and when a lane has gone down.
+    """
+
+    broker: Broker
+    worker: str
+    config: WorkerConfig
+    lanes: list[Lane]
+    advertise: Callable[[], Awaitable[None]]
+    vram_mib: int = 0
+    running: dict[str, Running] = field(default_factory=dict)
+    _claiming: bool = False
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: bool = False
+    _loop_task: asyncio.Task[None] | None = None
+    _claims: int = 0
+    _reports: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def start(self) -> None:
+        """Begin to claim."""
+        self._loop_task = asyncio.create_task(self._loop())
+
+    def wake(self) -> None:
+        """Look for work now: a bell rang, or a lane has changed."""
+        self._wake.set()
+
+    async def stop(self, *, drain_seconds: float) -> None:
+        """Claim nothing more; let running jobs end for so long, then hand the rest back."""
+        self._stopping = True
+        self.wake()
+        if self._loop_task is not None:
+            await asyncio.gather(self._loop_task, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_seconds):
+                while (jobs := self._tasks()) and not self._hurry.is_set():
+                    hurry = asyncio.ensure_future(self._hurry.wait())
+                    await asyncio.wait({*jobs, hurry}, return_when=asyncio.FIRST_COMPLETED)
+                    hurry.cancel()
+        for running in list(self.running.values()):
+            await self._hand_back(running)
+
+    def hurry(self) -> None:
+        """While it stops: let no job end, hand all back."""
+        self._hurry.set()
+
+    def call_off(self, job_id: str, fence: int | None = None) -> None:
+        """Stop a job that is no longer ours (cancelled, or its lease is lost); its backend slot becomes free."""
+        running = self.running.get(job_id)
+        if running is None or (fence is not None and running.lease.fence != fence):
+            return
+        running.called_off = True
+        if running.task is not None:
+            running.task.cancel()
+
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        return {running.task for running in self.running.values() if running.task} | self._reports
+
+    async def _loop(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            if self._free() > 0 and not self._claiming:
+                try:
+                    await self._claim()
+                except SollolError as error:
+                    log.warning("claim: %s", error)
+            with contextlib.suppress(TimeoutError):
+                # Spread out, so that workers which lost the same bell do not look in step.
+                async with asyncio.timeout(self.config.poll_seconds * random.uniform(0.7, 1.3)):
+                    await self._wake.wait()
+
+    def _free(self) -> int:
+        free = sum(lane.free for lane in self.lanes)
+        if self.config.slots is None:
+            return free
+        return max(0, min(free, self.config.slots - sum(lane.busy for lane in self.lanes)))
+
+    def _request(self) -> ClaimRequest:
+        self._claims += 1
+        most = self._free()
+        return ClaimRequest(
+            worker=self.worker,
+            node=self.config.node,
+            nonce=f"{random.getrandbits(64):016x}{self._claims:x}",
+            lease_ms=self.config.lease_ms,
+            lanes=tuple(lane.offer(most) for lane in self.lanes),
+            most=most,
+            labels=self.config.labels,
+            vram_mib=self.vram_mib,
+        )
+
+    async def _claim(self) -> None:
+        self._claiming = True
+        try:
+            claimed = await self.broker.claim(self._request())
+        finally:
+            self._claiming = False
+        await self._take(claimed)
+
+    async def _take(self, claimed: list[Claimed] | None) -> None:
+        if claimed is None:
+            await self.advertise()
+            self.wake()
+            return
+        for job in claimed:
+            self._begin(job)
+
+    def _begin(self, claimed: Claimed) -> None:
+        lease = claimed.lease
+        if lease.job_id in self.running:  # an earlier attempt of ours that Redis has given up
+            self.call_off(lease.job_id)
+        try:
+            envelope = Envelope.from_bytes(claimed.envelope)
+            lane = self._lane_for(envelope.model)
+        except SollolError as error:
+            report = asyncio.create_task(self._report(lease, error))
+            self._reports.add(report)
+            report.add_done_callback(self._reports.discard)
+            return
+        running = Running(lease, lane)
+        lane.busy += 1
+        self.running[lease.job_id] = running
+        running.task = asyncio.create_task(self._run(running, claimed, envelope))
+
+    def _lane_for(self, model: str) -> Lane:
+        lanes = [lane for lane in self.lanes if model in lane.models]
+        if not lanes:
+            raise BackendError(f"no backend of {self.config.node} serves {model} any more", retryable=True)
+        return max(lanes, key=lambda lane: (model in lane.loaded, lane.free))
+
+    async def _run(self, running: Running, claimed: Claimed, envelope: Envelope) -> None:
+        runner = Runner(
+            self.broker,
+            claimed,
+            envelope,
+            running.lane,
+            node=self.config.node,
+            worker=self.worker,
+            timeouts=self.config.timeouts,
+            on_lost=lambda: self.call_off(running.lease.job_id, running.lease.fence),
+        )
+        try:
+            answered = await runner.run()
+        except asyncio.CancelledError:
+            running.lane.busy -= 1
+            if not running.called_off:
+                raise
+        except SollolError as error:
+            running.lane.busy -= 1
+            await self._report(running.lease, error, running.lane)
+        except Exception as error:
+            log.exception("job %s: a mistake of ours", running.lease.job_id)
+            running.lane.busy -= 1
+            await self._report(running.lease, BackendError(f"the worker failed ({type(error).__name__})", retryable=True))
+        else:
+            running.lane.busy -= 1
+            running.lane.learn(answered.model, answered.fields)
+            await self._finish(running.lease, answered.data)
+        finally:
+            # Not before: until Redis has the answer, the heartbeat must keep the lease.
+            if self.running.get(running.lease.job_id) is running:
+                del self.running[running.lease.job_id]
+            self.wake()
+
+    async def _finish(self, lease: Lease, answer: bytes) -> None:
+        claims_too = not self._claiming and not self._stopping
+        then = self._request() if claims_too else None
+        self._claiming = self._claiming or claims_too
+        try:
+            finished = await self.broker.finish(lease, answer, then)
+        except SollolError as error:
+            # The lease runs out by itself and the job is answered again: at least once, never silence.
+            log.warning("job %s: its answer could not be delivered: %s", lease.job_id, error)
+            return
+        finally:
+            if claims_too:
+                self._claiming = False
+        if not finished.taken:
+            log.info("job %s: the answer came too late, the job is no longer ours", lease.job_id)
+        if claims_too:
+            await self._take(finished.claimed)
+
+    async def _report(self, lease: Lease, error: SollolError, lane: Lane | None = None) -> None:
+        retry = error.retryable if isinstance(error, BackendError) else not isinstance(error, InvalidJob)
+        went_away = isinstance(error, BackendError) and retry and error.status is None
+        if lane is not None and went_away and not isinstance(error, BackendTimeout):
+            lane.close_for_now(str(error))  # ask it again before it gets the next job
+        try:
+            await self.broker.fail(
+                lease,
+                pack_error(error),
+                retry=retry,
+                most_errors=self.config.most_errors,
+                backoff_ms=round(random.uniform(_BACKOFF_MS, 2 * _BACKOFF_MS)),
+            )
+        except SollolError as unreachable:
+            log.warning("job %s: its failure could not be reported: %s", lease.job_id, unreachable)
+        if lane is not None and lane.down_because:
+            await self.advertise()
+
+    async def _hand_back(self, running: Running) -> None:
+        self.call_off(running.lease.job_id)
+        if running.task is not None:
+            await asyncio.gather(running.task, return_exceptions=True)
+        with contextlib.suppress(SollolError):
+            await self.broker.release(running.lease)

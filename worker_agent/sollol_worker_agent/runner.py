@@ -1,0 +1,150 @@
+"""Runs one claimed job on its backend: read, ask, show, and say how it ended."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sollol_broker.broker import Broker, Claimed
+from sollol_broker.envelope import MAX_ANSWER_BYTES, Envelope
+from sollol_broker.errors import BackendError
+from sollol_broker.outcome import Routing, pack_answer
+from sollol_broker.payload import put_blobs_back
+from sollol_broker.words import JobKind
+
+from .answer import Collector, embed_answer
+from .backends.protocol import End, Timeouts
+from .emitter import Emitter
+from .lane import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A job's answer, packed for the terminal entry, and the closing fields to learn from."""
+
+    data: bytes
+    model: str
+    fields: dict[str, Any]
+
+
+class Runner:
+    """One attempt at one job.
+
+    Args:
+        lane: the backend to ask.
+        on_lost: called when Redis says that the job is no longer ours.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        claimed: Claimed,
+        envelope: Envelope,
+        lane: Lane,
+        *,
+        node: str,
+        worker: str,
+        timeouts: Timeouts,
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._broker = broker
+        self._claimed = claimed
+        self._envelope = envelope
+        self._lane = lane
+        self._node = node
+        self._worker = worker
+        self._timeouts = _within(timeouts, envelope.timeout_seconds, claimed.deadline_ms)
+        self._emitter = Emitter(broker, claimed.lease, on_lost=on_lost) if envelope.stream else None
+        self._collector = Collector(envelope.job_kind, envelope.model)
+        self._first_at: float | None = None
+
+    async def run(self) -> Answered:
+        """Ask the backend and gather its answer.
+
+        Raises:
+            BackendError: it did not work out; `partial` holds the text so far.
+            asyncio.CancelledError: the attempt was called off; the backend's slot is free again.
+        """
+        started = time.monotonic()
+        request = await self._request()
+        try:
+            if self._envelope.job_kind is JobKind.EMBED:
+                vectors = await self._lane.backend.embed(self._served_name(), request, self._timeouts)
+                answer, fields = embed_answer(self._envelope.model, vectors), dict(vectors.fields)
+            else:
+                end = await self._generate(request)
+                answer, fields = self._collector.answer(end), dict(end.fields)
+                if self._emitter is not None:
+                    await self._emitter.drain()
+        except BackendError as error:
+            error.partial = error.partial or self._collector.text
+            raise
+        finally:
+            if self._emitter is not None:
+                self._emitter.stop()
+        data = pack_answer(answer, self._routing(started, fields))
+        if len(data) > MAX_ANSWER_BYTES:
+            raise BackendError(
+                f"the answer has {len(data):,} bytes, the limit is {MAX_ANSWER_BYTES:,}: ask for less at once"
+            )
+        return Answered(data, self._envelope.model, fields)
+
+    async def _request(self) -> Mapping[str, Any]:
+        payload = self._envelope.payload
+        if self._claimed.blobs:
+            blobs = await self._broker.blobs(self._claimed.lease.job_id, self._claimed.blobs)
+            payload = put_blobs_back(payload, [base64.b64encode(blob).decode() for blob in blobs])
+        return payload
+
+    async def _generate(self, request: Mapping[str, Any]) -> End:
+        backend, model = self._lane.backend, self._served_name()
+        ask = backend.chat if self._envelope.job_kind is JobKind.CHAT else backend.generate
+        async with contextlib.aclosing(ask(model, request, self._timeouts)) as events:  # type: ignore[type-var]  # generators have aclose
+            async for event in events:
+                if isinstance(event, End):
+                    return event
+                if self._first_at is None:
+                    self._first_at = time.monotonic()
+                self._collector.add(event)
+                if self._emitter is not None:
+                    self._emitter.add(event)
+        raise BackendError(
+            f"{backend.url} ended its answer without an end mark: it is truncated", retryable=True
+        )
+
+    def _served_name(self) -> str:
+        """The model as this backend spells it."""
+        info = self._lane.models.get(self._envelope.model)
+        return info.name if info else self._envelope.model
+
+    def _routing(self, started: float, fields: Mapping[str, Any]) -> Routing:
+        took_ns = fields.get("eval_duration") or 0
+        return Routing(
+            node=self._node,
+            worker=self._worker,
+            backend=self._lane.backend.kind,
+            attempt=self._claimed.attempt,
+            task_type="embedding" if self._envelope.job_kind is JobKind.EMBED else "generation",
+            queue_wait_ms=round(self._claimed.waited_ms, 3),
+            run_ms=_since_ms(started, time.monotonic()),
+            first_token_ms=_since_ms(started, self._first_at or started),
+            load_ms=round((fields.get("load_duration") or 0) / 1e6, 3),
+            tokens_per_second=round((fields.get("eval_count") or 0) * 1e9 / took_ns, 2) if took_ns else 0.0,
+        )
+
+
+def _since_ms(start: float, end: float) -> float:
+    return round((end - start) * 1000, 3)
+
+
+def _within(timeouts: Timeouts, asked_seconds: float | None, deadline_ms: float | None) -> Timeouts:
+    """The timeouts of this job: its own total time, and never past its deadline."""
+    total = asked_seconds or timeouts.total
+    if deadline_ms is not None:
+        total = min(total or deadline_ms / 1000, deadline_ms / 1000)
+    return replace(timeouts, total=total) if total != timeouts.total else timeouts
+
