@@ -1,0 +1,5 @@
+"""The coordinator's room: election, RPC groups and the monitoring page come here.
+
+Nothing in this release needs it. What must happen without a coordinator (rescuing the jobs of dead
+workers, ending jobs at their deadline) every worker does by itself.
+"""
