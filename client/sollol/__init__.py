@@ -1,0 +1,84 @@
+"""The name that applications import: `from sollol import Client, AsyncClient, Priority`.
+
+The rooms are imported when a name is first used, so that `import sollol` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sollol_broker.errors import (
+        BackendError,
+        BackendTimeout,
+        BrokerOutdated,
+        BrokerUnavailable,
+        ClientClosed,
+        DeadlineExceeded,
+        InvalidJob,
+        JobCancelled,
+        JobDead,
+        JobFailed,
+        JobLost,
+        NoNodeForModel,
+        QueueFull,
+        QuotaExceeded,
+        SollolError,
+    )
+    from sollol_broker.version import VERSION as __version__
+    from sollol_broker.words import JobState, Priority
+    from sollol_client import Answer, AsyncClient, AsyncJob, Client, Delta, Job
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "AsyncJob",
+    "BackendError",
+    "BackendTimeout",
+    "BrokerOutdated",
+    "BrokerUnavailable",
+    "Client",
+    "ClientClosed",
+    "DeadlineExceeded",
+    "Delta",
+    "InvalidJob",
+    "Job",
+    "JobCancelled",
+    "JobDead",
+    "JobFailed",
+    "JobLost",
+    "JobState",
+    "NoNodeForModel",
+    "Priority",
+    "QueueFull",
+    "QuotaExceeded",
+    "SollolError",
+    "__version__",
+]
+
+# Names that do not lie in the errors' module, and where they lie.
+_HOMES = {
+    "Answer": "sollol_client",
+    "AsyncClient": "sollol_client",
+    "AsyncJob": "sollol_client",
+    "Client": "sollol_client",
+    "Delta": "sollol_client",
+    "Job": "sollol_client",
+    "JobState": "sollol_broker.words",
+    "Priority": "sollol_broker.words",
+    "__version__": "sollol_broker.version",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'sollol' has no attribute {name!r}")
+    home = import_module(_HOMES.get(name, "sollol_broker.errors"))
+    value: object = getattr(home, "VERSION" if name == "__version__" else name)
+    globals()[name] = value  # the next look-up finds it without us
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

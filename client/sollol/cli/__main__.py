@@ -1,0 +1,5 @@
+"""`python -m sollol.cli` is `sollol`."""
+
+from . import main
+
+main()

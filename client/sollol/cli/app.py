@@ -1,0 +1,204 @@
+"""The command group: knows every command by name, and imports one only when it is asked for.
+
+So `sollol --help` is quick, and works when an extra is missing. Whatever goes wrong in a command becomes
+one line and an exit code here, in one place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import click
+
+EXIT_CODES = """\
+Exit codes:
+  0    it worked
+  1    something unexpected; SOLLOL_DEBUG=1 shows where
+  2    the command line or the job makes no sense
+  3    Redis cannot be reached or used
+  4    no node serves the model
+  5    the job ended without an answer (failed, cancelled, dead, lost)
+  6    no room for the job now: queue full, or quota used up
+  7    too late: a deadline or a timeout passed
+  130  interrupted by Ctrl-C
+`sollol doctor` has its own: 0 all is well, 1 warnings, 2 errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command: where it lives and what the overview says of it.
+
+    Attributes:
+        module: the file in this folder. attribute: the command in it.
+        extra: what to install when an import of it fails.
+    """
+
+    section: str
+    module: str
+    attribute: str
+    help: str
+    extra: str = "cli"
+
+
+ENTRIES = {
+    "up": Entry("Begin", "up", "up", "Start a private Redis and a worker here, until Ctrl-C.", "local"),
+    "demo": Entry("Begin", "demo", "demo", "See it work from start to end, with real models.", "local"),
+    "doctor": Entry("Begin", "doctor", "doctor", "Check Redis, workers and backends; say what to do."),
+    "chat": Entry("Ask", "chat", "chat", "Ask a model and watch the answer come."),
+    "submit": Entry("Ask", "submit", "submit", "Hand in a job and get its id at once."),
+    "attach": Entry("Ask", "submit", "attach", "Follow a job that was handed in before."),
+    "cancel": Entry("Ask", "jobs", "cancel", "Stop a job, waiting or running."),
+    "nodes": Entry("Look", "nodes", "nodes", "The machines: workers, slots, models, memory."),
+    "models": Entry("Look", "models", "models", "The models, and who serves them."),
+    "queues": Entry("Look", "queues", "queues", "What waits and runs, per model."),
+    "jobs": Entry("Look", "jobs", "jobs", "The latest jobs, or one of them."),
+    "stats": Entry("Look", "stats", "stats", "Totals since the fabric began, per node too."),
+}
+
+
+class MissingExtra(click.ClickException):
+    """A command needs a package that is not installed."""
+
+    def __init__(self, command: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"`sollol {command}` needs {package}, which is not installed: pip install 'sollol[{extra}]'"
+        )
+
+    def show(self, file: Any = None) -> None:
+        """One line on stderr."""
+        from .output import complain
+
+        complain(self.message)
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is asked for, and turns errors into a line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order of the overview."""
+        return list(ENTRIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command.
+
+        Raises:
+            MissingExtra: it needs a package that is not installed.
+        """
+        entry = ENTRIES.get(cmd_name)
+        if entry is None:
+            return None
+        try:
+            command = getattr(import_module(f".{entry.module}", __package__), entry.attribute)
+        except ModuleNotFoundError as error:
+            raise _missing(error, cmd_name) from None
+        assert isinstance(command, click.Command)  # noqa: S101  # the table above is ours
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The overview, without importing a command."""
+        for section in dict.fromkeys(entry.section for entry in ENTRIES.values()):
+            with formatter.section(section):
+                formatter.write_dl(
+                    [(name, each.help) for name, each in ENTRIES.items() if each.section == section]
+                )
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a misspelt one gets a hint."""
+        if args and not args[0].startswith("-") and args[0] not in ENTRIES:
+            near = difflib.get_close_matches(args[0], ENTRIES, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"There is no command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remember whether JSON is wanted, before anything can go wrong."""
+        ctx.meta["sollol.json"] = _wants_json(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error ends it with one line and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except click.ClickException as error:
+            _print_json_error(ctx, {"error": type(error).__name__, "message": error.format_message()})
+            raise
+        except ModuleNotFoundError as error:
+            if _is_debug():
+                raise
+            missing = _missing(error, ctx.invoked_subcommand or "")
+            _print_json_error(ctx, {"error": type(missing).__name__, "message": str(missing)})
+            raise missing from None
+        except (Exception, KeyboardInterrupt) as error:
+            if _is_debug() or getattr(error, "errno", None) == errno.EPIPE:
+                raise
+            ctx.exit(_complain(ctx, error))
+
+
+def _complain(ctx: click.Context, error: BaseException) -> int:
+    """Tell what went wrong; gives the exit code."""
+    from . import failures
+    from .output import complain
+
+    _print_json_error(ctx, failures.as_dict(error))
+    if isinstance(error, KeyboardInterrupt):
+        click.echo(f"\n{error if str(error) else 'interrupted'}", err=True)
+    else:
+        complain(failures.message(error))
+    return failures.exit_code(error)
+
+
+def _missing(error: ModuleNotFoundError, command: str) -> Exception:
+    """What to raise for a module that is not there; one of our own is a mistake of ours."""
+    package = (error.name or "").partition(".")[0]
+    if package.startswith("sollol") or command not in ENTRIES:
+        return error
+    return MissingExtra(command, package, ENTRIES[command].extra)
+
+
+def _print_json_error(ctx: click.Context, error: dict[str, Any]) -> None:
+    if ctx.meta.get("sollol.json"):
+        from .output import print_json
+
+        print_json(error)
+
+
+def _wants_json(args: Sequence[str]) -> bool:
+    own = list(args)[: list(args).index("--")] if "--" in args else args
+    return "--json" in own
+
+
+def _is_debug() -> bool:
+    return os.environ.get("SOLLOL_DEBUG", "") not in ("", "0")
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from sollol_broker.version import VERSION
+
+        click.echo(f"sollol {VERSION}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=f"\b\n{EXIT_CODES}",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version,
+              help="Show the version and exit.")  # fmt: skip
+def app() -> None:
+    """Every GPU, Mac and CPU box on the network pulls the LLM jobs it does best, through one Redis.
+
+    Each command takes --redis URL (default: $SOLLOL_REDIS_URL, else redis://127.0.0.1:6379/0) to say which
+    fabric is meant, and --json where something is shown.
+    """
