@@ -251,7 +251,8 @@ class Broker:
                 raise BrokerUnavailable(
                     f"Redis at {self.url} lacks the functions of this release ({self.functions.name}) "
                     "and this user may not load them: start a worker or run `sollol doctor` once "
-                    "as a user that may"
+                    "as a user that may",
+                    refused=True,
                 ) from None
             if "unknown command" in text.lower():
                 raise BrokerOutdated(
@@ -306,9 +307,9 @@ class Broker:
         """End a job unanswered: "cancelled", the state it had ended in before, or "unknown"."""
         return _text(await self._call("cancel", job_id))
 
-    async def reap(self, *, most: int, most_crashes: int, longest_lease_ms: int) -> Reaped:
+    async def reap(self, *, most: int = 100, most_crashes: int = 5) -> Reaped:
         """Give back what dead workers held, and end what is past its deadline."""
-        reply = await self._call("reap", most, most_crashes, longest_lease_ms)
+        reply = await self._call("reap", most, most_crashes)
         return Reaped(*(int(each) for each in reply))
 
     async def advertise(

@@ -87,7 +87,8 @@ class EmbeddedBroker:
 
     It listens on a Unix socket or on loopback only, logs no data, and refuses writes when memory is full
     instead of forgetting jobs. With `directory` its data survives; `appendfsync everysec` may lose the
-    last second when the whole machine fails, and nothing when only the server does.
+    last second when the whole machine fails, and when the server is killed while the disk is busy: it holds
+    writes back until its fsync is done. "always" loses nothing that was acknowledged.
 
     All methods block; from a coroutine, call them through `asyncio.to_thread`.
 

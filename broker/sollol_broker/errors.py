@@ -46,11 +46,21 @@ class BrokerUnavailable(SollolError, ConnectionError):
     """Redis cannot be reached, or refuses to work for us.
 
     The message names the URL with its password masked and says what to try.
+
+    Attributes:
+        refused: the server answers, but will not have us (login, rights, version): waiting does not help.
     """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class BrokerOutdated(BrokerUnavailable):
     """The server answers, but lacks what SOLLOL needs (Redis 7.0 or Valkey)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, refused=True)
 
 
 class ClientClosed(SollolError):

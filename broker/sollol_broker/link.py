@@ -113,7 +113,7 @@ class Link:
                     await wire.open()
             except (AuthenticationError, AuthorizationError) as error:
                 raise BrokerUnavailable(
-                    f"Redis at {self.url} refused the login: {_first_words(error)}"
+                    f"Redis at {self.url} refused the login: {_first_words(error)}", refused=True
                 ) from None
             except TimeoutError:
                 raise BrokerUnavailable(
@@ -149,14 +149,14 @@ class Link:
                 return await wire.send(*command)
             except (NoPermissionError, AuthenticationError, AuthorizationError) as error:
                 raise BrokerUnavailable(
-                    f"Redis at {self.url} does not let us: {_first_words(error)}"
+                    f"Redis at {self.url} does not let us: {_first_words(error)}", refused=True
                 ) from None
             except OutOfMemoryError:
                 raise QueueFull(
                     "Redis has no memory left: wait, or raise its maxmemory", retry_after=5.0
                 ) from None
             except BrokerUnavailable as error:
-                if time.monotonic() + delay > give_up_at or "refused the login" in str(error):
+                if error.refused or time.monotonic() + delay > give_up_at:
                     raise
             except ResponseError as error:
                 if "Function not found" in str(error) and self._on_missing_function is not None:
@@ -164,7 +164,9 @@ class Link:
                 elif _code(error) in _PASSING:
                     await self.drop()  # the primary may be elsewhere by now
                 else:
-                    raise
+                    raise BrokerUnavailable(
+                        f"Redis at {self.url} refused a request: {_first_words(error)}", refused=True
+                    ) from error
                 if time.monotonic() + delay > give_up_at:
                     raise BrokerUnavailable(
                         f"Redis at {self.url} cannot work now: {_first_words(error)}"

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from .errors import BrokerUnavailable
+from .errors import BrokerUnavailable, InvalidJob
+from .names import check_name
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 _OPTIONS = {"fabric", "password_file", "sentinel_password_file", "ca", "cert", "key", "check_hostname", "db"}
@@ -99,13 +100,18 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
     options = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
     if not set(options) <= _OPTIONS:
         raise _bad(f"unknown option; known are {', '.join(sorted(_OPTIONS))}")
+    if fabric := options.get("fabric", ""):
+        try:
+            check_name(fabric, "fabric")
+        except InvalidJob as error:
+            raise _bad(str(error)) from None
     userinfo, _, where = parts.netloc.rpartition("@")
     username, _, secret = userinfo.partition(":")
     password = unquote(secret) or _password(options.get("password_file"), environ or {})
     common: dict[str, Any] = {
         "username": unquote(username) or None,
         "password": password,
-        "fabric": options.get("fabric", ""),
+        "fabric": fabric,
     }
     if scheme == "unix":
         if not parts.path or where or kind:

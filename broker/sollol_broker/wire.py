@@ -55,9 +55,12 @@ class Wire:
         """
         try:
             await self._connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        except BaseException:  # a cancelled caller too: no half-open socket stays behind
+        except BaseException as error:  # a cancelled caller too: no half-open socket stays behind
             with contextlib.suppress(RedisError, OSError):
                 await self._connection.disconnect(nowait=True)
+            # On a Unix socket redis-py wraps what the server said: a refused login looks like a lost one.
+            if isinstance(error.__cause__, RedisError):
+                raise error.__cause__ from None
             raise
         loops = (self._write(), self._read(), self._watch())
         self._tasks = [asyncio.create_task(loop) for loop in loops]

@@ -77,7 +77,7 @@ class AsyncClient(Submitter[AsyncJob]):
         return watcher
 
     async def cancel(self, job_id: str) -> bool:
-        """Cancel any job by its id. False when it had already ended, or is not known."""
+        """Cancel any job by its id. False when it had already ended otherwise, or is not known."""
         return await self.session.cancel(job_id) == "cancelled"
 
     async def nodes(self) -> list[NodeView]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import weakref
@@ -70,9 +71,12 @@ class Client(Submitter[Job]):
 
     def close(self) -> None:
         """Leave. Jobs go on; whoever still waits here gets ClientClosed."""
+        if self._pid != os.getpid():  # what is open belongs to the parent, and so may its lock
+            self._closed = True
+            return
         with self._lock:
             portal, self._portal, self._closed = self._portal, None, True
-        if portal is not None and self._pid == os.getpid():
+        if portal is not None:
             portal.run(self._session.close())
             portal.close()
 
@@ -84,7 +88,7 @@ class Client(Submitter[Job]):
         return job
 
     def cancel(self, job_id: str) -> bool:
-        """Cancel any job by its id. False when it had already ended, or is not known."""
+        """Cancel any job by its id. False when it had already ended otherwise, or is not known."""
         return self._connected().run(self._session.cancel(job_id)) == "cancelled"
 
     def nodes(self) -> list[NodeView]:
@@ -113,7 +117,7 @@ class Client(Submitter[Job]):
 
     def cancel_job(self, job_id: str) -> None:
         """Send a cancel without waiting; for Job."""
-        self._connected().spawn(self._session.cancel(job_id))
+        self._connected().soon(lambda: self._session.cancel_soon(job_id))
 
     def job_state(self, job_id: str) -> JobState | None:
         """Ask Redis for a job's state; for Job."""
@@ -176,7 +180,6 @@ _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 @atexit.register
 def _close_clients() -> None:
     for client in list(_open_clients):
-        try:
+        # If it does not work, the inbox expires by itself.
+        with contextlib.suppress(SollolError, RuntimeError, OSError):
             client.close()
-        except (SollolError, RuntimeError, OSError):
-            pass  # the inbox expires by itself

@@ -21,13 +21,15 @@ class Follower:
 
     A new attempt begins its text anew. As long as it repeats what was already shown, nothing is shown
     twice; where it says something else, the stream breaks with an error, and only `outcome` has the new
-    answer whole.
+    answer whole. Pieces are numbered without gaps: after one that passed us by, none is shown until it has
+    come from the job's own events, or the answer has brought the rest of the text.
 
     Attributes:
         state: the last state seen.
         outcome: the answer or the error, once the job has ended.
         broken: the error that a stream's reader gets instead of the rest.
         news: counts entries taken in, for whoever wants to know that it goes on.
+        lacks_pieces: some have passed us by; nothing is shown until they have come.
     """
 
     job_id: str
@@ -36,6 +38,7 @@ class Follower:
     broken: SollolError | None = None
     node: str = ""
     news: int = 0
+    lacks_pieces: bool = False
     _fence: int = 0
     _seq: int = 0
     _shown: list[str] = field(default_factory=list)
@@ -48,8 +51,7 @@ class Follower:
         self.news += 1
         kind, fence = entry[b"t"].decode(), int(entry[b"f"])
         if kind == Entry.END:
-            self._end(JobState(entry[b"x"].decode()), entry[b"d"], fence)
-            return None
+            return self._end(JobState(entry[b"x"].decode()), entry[b"d"], fence)
         if fence < self._fence:
             return None
         if fence > self._fence:
@@ -60,6 +62,9 @@ class Follower:
         seq = int(entry[b"s"])
         if seq <= self._seq or self.broken is not None:
             return None
+        self.lacks_pieces = seq > self._seq + 1
+        if self.lacks_pieces:
+            return None
         self._seq = seq
         return self._piece(unpack(entry[b"d"], max_bytes=MAX_ANSWER_BYTES))
 
@@ -69,9 +74,14 @@ class Follower:
             self.outcome = outcome
             self.state = JobState.CANCELLED if self.state is JobState.CANCELLED else JobState.FAILED
 
+    def restart(self) -> None:
+        """Redis has lost the job and gets it anew: its attempts are counted from the beginning."""
+        self.state = JobState.QUEUED
+        self._fence = 0
+
     def _begin(self, fence: int) -> None:
         self.state = JobState.RUNNING
-        self._fence, self._seq = fence, 0
+        self._fence, self._seq, self.lacks_pieces = fence, 0, False
         self._to_repeat = "".join(self._shown)
 
     def _piece(self, data: Mapping[str, Any]) -> Delta | None:
@@ -79,11 +89,7 @@ class Follower:
         if self._to_repeat:
             known = min(len(delta), len(self._to_repeat))
             if delta[:known] != self._to_repeat[:known]:
-                self.broken = BackendError(
-                    f"job {self.job_id}: its node went away in mid-answer and another one answers differently; "
-                    "result() has the new answer whole",
-                    partial="".join(self._shown),
-                )
+                self._break()
                 return None
             self._to_repeat = self._to_repeat[known:]
             delta = Delta.of({**data, "text": delta[known:]})
@@ -93,7 +99,28 @@ class Follower:
             self._shown.append(str(delta))
         return delta
 
-    def _end(self, state: JobState, data: bytes, fence: int) -> None:
+    def _end(self, state: JobState, data: bytes, fence: int) -> Delta | None:
         self.state = state
         outcome = read_outcome(self.job_id, state, data, attempts=fence)
-        self.outcome = outcome if isinstance(outcome, SollolError) else make_answer(outcome)
+        if isinstance(outcome, SollolError):
+            self.outcome = outcome
+            return None
+        self.outcome = make_answer(outcome)
+        return self._rest(self.outcome.text)
+
+    def _rest(self, text: str) -> Delta | None:
+        """What the answer says beyond the pieces that were shown, if some were."""
+        shown = "".join(self._shown)
+        if not shown or shown == text or self.broken is not None:
+            return None
+        if not text.startswith(shown):
+            self._break()
+            return None
+        return Delta.of({"text": text[len(shown) :]})
+
+    def _break(self) -> None:
+        self.broken = BackendError(
+            f"job {self.job_id}: its node went away in mid-answer and another one answers differently; "
+            "result() has the new answer whole",
+            partial="".join(self._shown),
+        )

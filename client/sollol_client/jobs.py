@@ -106,7 +106,7 @@ class Job(concurrent.futures.Future[Answer], Watcher):
             try:
                 if isinstance(follower.outcome, SollolError):
                     self.set_exception(follower.outcome)
-                else:
+                elif follower.outcome is not None:
                     self.set_result(follower.outcome)
             except concurrent.futures.InvalidStateError:
                 pass  # cancelled in this very moment

@@ -27,12 +27,10 @@ class Portal:
         """Run a coroutine and wait for what it gives."""
         if self.is_here:
             work.close()
-            raise RuntimeError("a callback of a job runs in the client's own thread and must not wait for another job")
+            raise RuntimeError(
+                "a callback of a job runs in the client's own thread and must not wait for another job"
+            )
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run a coroutine without waiting."""
-        asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call something in the loop without waiting."""

@@ -82,7 +82,11 @@ def build_request(
     deadline_s = _seconds(deadline, "deadline")
     ttl_s = _seconds(result_ttl, "result_ttl") or RESULT_TTL_SECONDS
     _check_backend_fields(backend_fields)
-    payload, blobs = take_blobs_out({**body, **backend_fields})
+    _check_maps(requires=requires, metadata=metadata, trace=trace)
+    try:
+        payload, blobs = take_blobs_out({**body, **backend_fields})
+    except InvalidJob as error:
+        raise _as_written(error, kind) from None
     needs = checked(Requires, dict(requires)) if requires else None
     fields: dict[str, Any] = {
         "kind": kind.value,
@@ -96,7 +100,10 @@ def build_request(
         "metadata": dict(metadata or {}),
         "trace": checked(Trace, dict(trace)) if trace else None,
     }
-    envelope = checked(Envelope, fields).to_bytes()
+    try:
+        envelope = checked(Envelope, fields).to_bytes()
+    except InvalidJob as error:
+        raise _as_written(error, kind) from None
     submission = Submission(
         job_id=job_id_of(app, idempotency_key) if idempotency_key is not None else new_job_id(),
         model=name,
@@ -132,7 +139,9 @@ def _body(**given: Any) -> tuple[JobKind, dict[str, Any]]:
     asked = {name: value for name, value in given.items() if value is not None}
     if len(asked) != 1:
         told = "none" if not asked else " and ".join(asked)
-        raise InvalidJob(f"exactly one of {', '.join(_KINDS)} is needed, got {told}", field=next(iter(asked), "chat"))
+        raise InvalidJob(
+            f"exactly one of {', '.join(_KINDS)} is needed, got {told}", field=next(iter(asked), "chat")
+        )
     name, value = next(iter(asked.items()))
     kind = JobKind(name)
     if kind is JobKind.CHAT:
@@ -143,7 +152,11 @@ def _body(**given: Any) -> tuple[JobKind, dict[str, Any]]:
         return kind, {"prompt": value}
     if isinstance(value, str):
         return kind, {"input": value}
-    if not isinstance(value, Sequence) or isinstance(value, bytes) or not all(isinstance(each, str) for each in value):
+    if (
+        not isinstance(value, Sequence)
+        or isinstance(value, bytes)
+        or not all(isinstance(each, str) for each in value)
+    ):
         raise InvalidJob("embed: a text, or a list of texts, is needed", field="embed")
     return kind, {"input": list(value)}
 
@@ -152,7 +165,9 @@ def _messages(chat: Any) -> list[dict[str, Any]]:
     if isinstance(chat, str):
         return [{"role": "user", "content": chat}]
     if not isinstance(chat, Sequence) or isinstance(chat, bytes):
-        raise InvalidJob(f"chat: a text or a list of messages is needed, got {type(chat).__name__}", field="chat")
+        raise InvalidJob(
+            f"chat: a text or a list of messages is needed, got {type(chat).__name__}", field="chat"
+        )
     messages = []
     for index, message in enumerate(chat):
         where = f"chat[{index}]"
@@ -160,16 +175,22 @@ def _messages(chat: Any) -> list[dict[str, Any]]:
             raise InvalidJob(f"{where}: a message is a dict with role and content", field=where)
         role, content = message.get("role"), message.get("content", "")
         if not isinstance(role, str) or not role:
-            raise InvalidJob(f"{where}.role: 'user', 'assistant', 'system' or 'tool' is needed", field=f"{where}.role")
+            raise InvalidJob(
+                f"{where}.role: 'user', 'assistant', 'system' or 'tool' is needed", field=f"{where}.role"
+            )
         if content is not None and not isinstance(content, str):
-            raise InvalidJob(f"{where}.content: text is needed, got {type(content).__name__}", field=f"{where}.content")
+            raise InvalidJob(
+                f"{where}.content: text is needed, got {type(content).__name__}", field=f"{where}.content"
+            )
         messages.append(dict(message))
     return messages
 
 
 def _check_priority(priority: Any) -> None:
     if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 10:
-        raise InvalidJob(f"priority: a whole number from 0 to 10 is needed, got {priority!r}", field="priority")
+        raise InvalidJob(
+            f"priority: a whole number from 0 to 10 is needed, got {priority!r}", field="priority"
+        )
 
 
 def _seconds(value: Any, field: str) -> float | None:
@@ -180,6 +201,22 @@ def _seconds(value: Any, field: str) -> float | None:
     return float(value)
 
 
+def _check_maps(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise InvalidJob(f"{name}: a dict is needed, got {type(value).__name__}", field=name)
+
+
+def _as_written(error: InvalidJob, kind: JobKind) -> InvalidJob:
+    """The error with the caller's name of the field: chat, not messages; the text itself, not the payload."""
+    field = error.field or "payload"
+    for inner in ("messages", "payload"):
+        if field.startswith(inner):
+            field = kind.value + field.removeprefix(inner)
+    message = str(error).removeprefix(f"{error.field}: ") if error.field else str(error)
+    return InvalidJob(f"{field}: {message}", field=field)
+
+
 def _check_backend_fields(fields: Mapping[str, Any]) -> None:
     for name in ("messages", "prompt", "input"):
         if name in fields:
@@ -188,7 +225,7 @@ def _check_backend_fields(fields: Mapping[str, Any]) -> None:
     if options is not None and not isinstance(options, Mapping):
         raise InvalidJob(f"options: a dict is needed, got {type(options).__name__}", field="options")
     tools = fields.get("tools")
-    if tools is not None and not isinstance(tools, Sequence):
+    if tools is not None and (not isinstance(tools, Sequence) or isinstance(tools, str | bytes)):
         raise InvalidJob(f"tools: a list is needed, got {type(tools).__name__}", field="tools")
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
+import math
 import os
 import platform
 import secrets
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sollol_broker.broker import Broker
@@ -43,6 +47,14 @@ _APP_TTL_MS = 120_000
 # A job without news is looked up after this long, then after twice that, up to a minute.
 _FIRST_LOOK_SECONDS = 5.0
 _LONGEST_LOOK_SECONDS = 60.0
+# When Redis was away, its workers' adverts have run out. They come back with the next advert, every 4 s; until then
+# nobody serves anything.
+_RETURN_SECONDS = 10.0
+_RETURN_LOOK_SECONDS = 0.25
+# Time for the workers to end a job at its deadline before its client does.
+_DEADLINE_GRACE_SECONDS = 5.0
+# A client that leaves lets what it has sent arrive, but does not wait for a Redis that is away.
+_SETTLE_SECONDS = 2.0
 
 
 class Watcher:
@@ -57,14 +69,22 @@ class Watcher:
 
 @dataclass(slots=True)
 class Following:
-    """A job that somebody here waits for."""
+    """A job that somebody here waits for. Several may wait for the same one, each with what it has seen.
+
+    Attributes:
+        sending: the submission while it is on its way.
+        catching_up: its own events are read, for pieces that the inbox did not get.
+    """
 
     follower: Follower
     watcher: Watcher
     request: Request | None = None
+    sending: asyncio.Future[Any] | None = None
+    catching_up: bool = False
     seen_news: int = 0
+    deadline_at: float = math.inf
     look_at: float = 0.0
-    look_after: float = _FIRST_LOOK_SECONDS
+    look_after: float = 0.0
 
 
 @dataclass(slots=True)
@@ -83,12 +103,15 @@ class Session:
     inbox_name: str = field(default_factory=lambda: f"c-{secrets.token_hex(8)}")
     broker: Broker = field(init=False)
     registry: Registry = field(init=False)
-    _following: dict[str, Following] = field(default_factory=dict)
-    _outbox: list[Following] = field(default_factory=list)
+    _following: dict[str, list[Following]] = field(default_factory=dict)
+    _outbox: deque[Following] = field(default_factory=deque)
+    _sending: set[asyncio.Future[Any]] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _inbox: Inbox = field(init=False)
     _streams: StreamReader = field(init=False)
     _started: bool = False
+    _starting: bool = False
+    _patient_until: float = 0.0
     _closed: bool = False
 
     def __post_init__(self) -> None:
@@ -118,39 +141,54 @@ class Session:
         """Leave. Jobs go on; whoever still waits here gets ClientClosed."""
         if self._closed:
             return
+        await self._settle()
         self._closed = True
+        self.flush()  # ends what has never left
         await self._inbox.stop()
         await self._streams.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for following in list(self._following.values()):
+        for following in self._all():
             job_id = following.follower.job_id
-            self._end(following, ClientClosed(f"the client was closed; job {job_id} goes on: attach() finds it"))
+            self._end(
+                following, ClientClosed(f"the client was closed; job {job_id} goes on: attach() finds it")
+            )
         if self._started:
-            await self.broker.drop_inbox(self.inbox_name)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SETTLE_SECONDS):
+                    await self.broker.drop_inbox(self.inbox_name)
         await self.broker.close()
 
     def submit(self, request: Request, watcher: Watcher) -> None:
-        """Queue a job for sending; `flush` sends. Its end, or its refusal, reaches the watcher."""
+        """Queue a job for sending; `flush` sends. Its end, or its refusal, reaches the watcher.
+
+        The one method that any thread may call.
+        """
         self._outbox.append(Following(Follower(request.job_id), watcher, request))
 
     def flush(self) -> None:
         """Send what is queued, all in one go; must run in the event loop."""
-        if not self._started:
+        if not self._started and not self._closed:
+            if not self._starting:
+                self._starting = True
+                self._own(self._start_late())
             return
-        outbox, self._outbox = self._outbox, []
         wire = self.broker.link.ready()
-        for following in outbox:
+        while self._outbox:  # one by one: other threads go on adding
+            following = self._outbox.popleft()
             if self._closed:
                 self._end(following, ClientClosed("the client is closed"))
                 continue
             self._follow(following)
+            if wire is None:
+                self._redis_was_away()
             if wire is None or (following.request is not None and following.request.requires is not None):
-                self._own(self._submit_slowly(following))
+                self._send_slowly(following)
                 continue
             reply = wire.send(*self._command(following))
-            reply.add_done_callback(lambda reply, following=following: self._on_reply(following, reply))
+            self._on_its_way(following, reply)
+            reply.add_done_callback(partial(self._on_reply, following))
 
     def attach(self, job_id: str, watcher: Watcher) -> None:
         """Follow a job that this session did not submit; its end reaches the watcher."""
@@ -160,28 +198,89 @@ class Session:
 
     async def cancel(self, job_id: str) -> str:
         """Cancel a job: "cancelled", the state it had ended in before, or "unknown"."""
+        self.flush()
+        # A cancel that overtakes its job would find nothing, and the job would run.
+        while sending := [each.sending for each in self._following.get(job_id, ()) if each.sending]:
+            await asyncio.wait(sending)
         return await self.broker.cancel(job_id)
 
+    def cancel_soon(self, job_id: str) -> None:
+        """Cancel a job without waiting; `close` lets the cancel arrive."""
+        task = asyncio.ensure_future(self._cancel_quietly(job_id))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
     # --- sending
+
+    async def _start_late(self) -> None:
+        """Start because somebody submitted without opening the client first."""
+        try:
+            await self.start()
+        except SollolError as error:
+            while self._outbox:
+                self._end(self._outbox.popleft(), error)
+        finally:
+            self._starting = False
 
     def _command(self, following: Following) -> tuple[object, ...]:
         assert following.request is not None  # noqa: S101  # only submitted jobs are sent
         return self.broker.command("submit", *following.request.submission.arguments())
 
+    def _on_its_way(self, following: Following, sending: asyncio.Future[Any]) -> None:
+        following.sending = sending
+        self._sending.add(sending)
+
+    def _arrived(self, following: Following, sending: asyncio.Future[Any]) -> None:
+        self._sending.discard(sending)
+        if following.sending is sending:
+            following.sending = None
+
     def _on_reply(self, following: Following, reply: asyncio.Future[Any]) -> None:
+        self._arrived(following, reply)
         if reply.cancelled():
             return
         if reply.exception() is not None:
-            self._own(self._submit_slowly(following))
+            self._redis_was_away()
+            self._send_slowly(following)
         else:
             self._on_submitted(following, reply.result())
+
+    def _redis_was_away(self) -> None:
+        """For a while, a fabric without workers is one whose workers have not come back yet."""
+        self._patient_until = time.monotonic() + _RETURN_SECONDS
+
+    def _send_slowly(self, following: Following) -> None:
+        self._on_its_way_by(following, self._submit_slowly(following))
+
+    def _on_its_way_by(self, following: Following, work: Coroutine[Any, Any, None]) -> None:
+        task = self._own(work)
+        self._on_its_way(following, task)
+        task.add_done_callback(partial(self._arrived, following))
+
+    async def _settle(self) -> None:
+        """Let submissions and cancels arrive."""
+        if self._started:
+            self.flush()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                while self._sending:
+                    await asyncio.wait(self._sending)
+
+    async def _cancel_quietly(self, job_id: str) -> None:
+        try:
+            await self.cancel(job_id)
+        except SollolError as error:
+            log.warning("job %s: it could not be cancelled: %s", job_id, error)
 
     async def _submit_slowly(self, following: Following) -> None:
         """Submit with patience: over reconnects, a missing function library, and a look at what fits."""
         assert following.request is not None  # noqa: S101
         try:
             await self._check_requirements(following.request)
+            was_away = self.broker.link.ready() is None
             reply = await self.broker.submit(following.request.submission)
+            if was_away:
+                self._redis_was_away()
         except SollolError as error:
             self._end(following, error)
             return
@@ -213,10 +312,14 @@ class Session:
             )
             self._end(following, error)
         else:
-            self._own(self._refuse(following))
+            self._on_its_way_by(following, self._refuse(following))
 
     async def _refuse(self, following: Following) -> None:
         assert following.request is not None  # noqa: S101
+        if time.monotonic() < self._patient_until:
+            await asyncio.sleep(_RETURN_LOOK_SECONDS)
+            self._send_slowly(following)
+            return
         try:
             error: SollolError = await self._no_node(following.request.model)
         except SollolError as unreachable:
@@ -226,15 +329,26 @@ class Session:
     async def _no_node(self, model: str) -> NoNodeForModel:
         reasons = await self.registry.reasons(model)
         if not reasons:
-            return NoNodeForModel(f"no worker is connected to {self.url}: start `sollol-worker --redis URL` on a node")
+            return NoNodeForModel(
+                f"no worker is connected to {self.url}: start `sollol-worker --redis URL` on a node"
+            )
         told = "; ".join(f"{node}: {why}" for node, why in sorted(reasons.items()))
         return NoNodeForModel(f"no node serves {model} ({told})", reasons=reasons)
 
     # --- receiving
 
     def _follow(self, following: Following) -> None:
-        following.look_at = time.monotonic() + following.look_after
-        self._following[following.follower.job_id] = following
+        now = time.monotonic()
+        following.look_after = _FIRST_LOOK_SECONDS
+        following.look_at = now + following.look_after
+        if following.request is not None and following.request.submission.deadline_ms:
+            following.deadline_at = (
+                now + following.request.submission.deadline_ms / 1000 + _DEADLINE_GRACE_SECONDS
+            )
+        self._following.setdefault(following.follower.job_id, []).append(following)
+
+    def _all(self) -> list[Following]:
+        return [following for same in self._following.values() for following in same]
 
     def _on_inbox_entry(self, entry: EntryFields) -> None:
         job_id = entry.get(b"j")
@@ -242,9 +356,10 @@ class Session:
             self._on_job_entry(job_id.decode(), entry)
 
     def _on_job_entry(self, job_id: str, entry: EntryFields) -> None:
-        following = self._following.get(job_id)
-        if following is None:
-            return
+        for following in list(self._following.get(job_id, ())):
+            self._take(following, entry)
+
+    def _take(self, following: Following, entry: EntryFields) -> None:
         try:
             piece = following.follower.take(entry)
         except SollolError as error:
@@ -252,6 +367,9 @@ class Session:
             return
         if piece is not None:
             following.watcher.on_piece(piece)
+        if following.follower.lacks_pieces and not following.catching_up:
+            self._streams.follow(following.follower.job_id)
+        following.catching_up = following.follower.lacks_pieces
         if following.follower.outcome is not None:
             self._ended(following)
 
@@ -261,9 +379,12 @@ class Session:
 
     def _ended(self, following: Following) -> None:
         job_id = following.follower.job_id
-        if self._following.get(job_id) is following:
-            del self._following[job_id]
-        self._streams.forget(job_id)
+        same = self._following.get(job_id, [])
+        if following in same:
+            same.remove(following)
+        if not same:
+            self._following.pop(job_id, None)
+            self._streams.forget(job_id)
         following.watcher.on_end(following.follower)
 
     async def _attach(self, following: Following) -> None:
@@ -274,7 +395,9 @@ class Session:
             self._end(following, error)
             return
         if state is None:
-            self._end(following, JobLost(f"job {job_id} is not known here: its result expired, or the id is wrong"))
+            self._end(
+                following, JobLost(f"job {job_id} is not known here: its result expired, or the id is wrong")
+            )
             return
         if following.follower.outcome is None:
             self._streams.follow(job_id)
@@ -286,14 +409,14 @@ class Session:
             "version": VERSION,
             "host": platform.node(),
             "pid": str(os.getpid()),
-            "metadata": repr(dict(self.metadata)) if self.metadata else "",
+            "metadata": json.dumps(dict(self.metadata), default=str),
         }
         is_new = await self.broker.attend(
             self.inbox_name, self.app, inbox_ttl_ms=_INBOX_TTL_MS, app_fields=fields, app_ttl_ms=_APP_TTL_MS
         )
         if is_new:
             self._inbox.rewind()
-            for following in self._following.values():
+            for following in self._all():
                 following.look_at = 0.0  # its answer may have come while there was no inbox
 
     async def _keep_attending(self) -> None:
@@ -313,7 +436,10 @@ class Session:
 
     async def _look(self) -> None:
         now = time.monotonic()
-        due = [each for each in self._following.values() if each.look_at <= now]
+        if any(each.deadline_at < now for each in self._all()):
+            # Workers end jobs at their deadline; where there is no worker, whoever waits does.
+            await self.broker.reap()
+        due = [each for each in self._all() if each.look_at <= now and each.sending is None]
         silent = []
         for following in due:
             is_silent = following.seen_news == following.follower.news
@@ -324,19 +450,22 @@ class Session:
                 silent.append(following)
         if not silent:
             return
-        views = await self.registry.states([each.follower.job_id for each in silent])
-        for following, state in zip(silent, views, strict=True):
-            if following.follower.outcome is not None:
+        states = await self.registry.states([each.follower.job_id for each in silent])
+        if None in states:
+            await self._attend()  # a Redis that has lost jobs has lost our inbox, too, and the workers
+            self._redis_was_away()
+        for following, state in zip(silent, states, strict=True):
+            if following.follower.outcome is not None or following.sending is not None:
                 continue
             if state is None and following.request is not None:
                 log.warning("job %s: Redis has lost it, sending it again", following.follower.job_id)
-                self._own(self._submit_slowly(following))
+                following.follower.restart()
+                self._send_slowly(following)
             elif state is None or state.is_terminal:
                 self._own(self._attach(following))
 
-    def _own(self, work: Any) -> None:
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
+        return task

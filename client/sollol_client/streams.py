@@ -32,8 +32,8 @@ class StreamReader:
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, job_id: str) -> None:
-        """Read this job's events from the beginning."""
-        self._last.setdefault(job_id, b"0")
+        """Read this job's events from the beginning, again if need be."""
+        self._last[job_id] = b"0"
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._loop(self._broker.blocking_link()))
 
@@ -55,16 +55,20 @@ class StreamReader:
                 except SollolError as error:
                     log.warning("following jobs: %s", error)
                     await asyncio.sleep(0.5)
+                if not self._last:
+                    await link.close()  # a job that joins meanwhile is seen by the next look
         finally:
             await link.close()
 
     async def _turn(self, link: Link) -> None:
         asked = dict(self._last)
         ids = {self._broker.keys.events(job_id).encode(): job_id for job_id in asked}
-        reply = await link.call("XREAD", "COUNT", _COUNT, "BLOCK", _BLOCK_MS, "STREAMS", *ids, *asked.values())
+        reply = await link.call(
+            "XREAD", "COUNT", _COUNT, "BLOCK", _BLOCK_MS, "STREAMS", *ids, *asked.values()
+        )
         for key, entries in reply or ():
             job_id = ids[key]
-            for entry_id, flat in entries:
-                if job_id in self._last:
-                    self._last[job_id] = entry_id
-                    self._on_entry(job_id, dict(zip(flat[::2], flat[1::2], strict=True)))
+            for _, flat in entries:
+                self._on_entry(job_id, dict(zip(flat[::2], flat[1::2], strict=True)))
+            if self._last.get(job_id) is asked[job_id]:  # else it was forgotten, or begun anew
+                self._last[job_id] = entries[-1][0]

@@ -28,7 +28,9 @@ async def test_20_kills_of_lease_holders_lose_nothing_and_double_nothing(redis_u
         AsyncClient(redis_url, app="storm") as client,
         workers(redis_url, 4, lease_seconds=_LEASE_SECONDS, backend=_SLOW_ECHO) as group,
     ):
-        jobs = [client.submit(chat=f"job {number}", model="echo", wait_for_node=True) for number in range(_JOBS)]
+        jobs = [
+            client.submit(chat=f"job {number}", model="echo", wait_for_node=True) for number in range(_JOBS)
+        ]
         for _ in range(_KILLS):
             await group.kill(await pick_holder(raw, keys, chance))
             await asyncio.sleep(chance.uniform(0, 0.2))
@@ -40,7 +42,9 @@ async def test_20_kills_of_lease_holders_lose_nothing_and_double_nothing(redis_u
     assert [answer.text for answer in answers] == [f"job {number}" for number in range(_JOBS)]
     assert (ledger.lost, ledger.doubled) == (0, 0)
     assert ledger.states == {"done": _JOBS}
-    assert any(answer.routing.attempt > 1 for answer in answers), "no kill hit a job: the storm proved nothing"
+    assert any(answer.routing.attempt > 1 for answer in answers), (
+        "no kill hit a job: the storm proved nothing"
+    )
 
 
 async def test_zombies_change_nothing(redis_url: str) -> None:
@@ -61,7 +65,10 @@ async def _zombie_storm(redis_url: str, *, fenced: bool) -> int:
         AsyncClient(redis_url, app="storm") as client,
         workers(redis_url, 3, lease_seconds=_LEASE_SECONDS, backend=_SLOWER_ECHO, fenced=fenced) as group,
     ):
-        jobs = [client.submit(chat=f"job {number}", model="echo", wait_for_node=True) for number in range(_ZOMBIE_JOBS)]
+        jobs = [
+            client.submit(chat=f"job {number}", model="echo", wait_for_node=True)
+            for number in range(_ZOMBIE_JOBS)
+        ]
         for _ in range(4):
             await group.freeze(await pick_holder(raw, keys, chance), 1.8 * _LEASE_SECONDS)
         async with asyncio.timeout(120):
@@ -75,7 +82,7 @@ async def _zombie_storm(redis_url: str, *, fenced: bool) -> int:
 async def _until_quiet(raw: redis.asyncio.Redis, keys: Keys, group: Workers) -> None:
     """Wait until nobody holds a lease, and a zombie that just woke has had its say."""
     async with asyncio.timeout(30):
-        while await raw.zcard(keys.leases):
+        while await raw.zcard(keys.leases):  # noqa: ASYNC110  # Redis has no event for it
             await asyncio.sleep(0.05)
         await asyncio.sleep(_LEASE_SECONDS)
     assert all(process.returncode is None for process in group.processes.values())

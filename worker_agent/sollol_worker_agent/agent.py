@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # An answer that took minutes to make is worth a longer wait for a Redis that restarts.
 _PATIENCE_SECONDS = 60.0
+# Nobody is lost without the announcement, so a Redis that is away must not hold up the drain.
+_ANNOUNCE_SECONDS = 5.0
 
 
 class Agent:
@@ -101,8 +103,9 @@ class Agent:
     async def stop(self, *, drain_seconds: float | None = None) -> None:
         """Leave the fabric: running jobs may end within `drain_seconds`, the rest is handed back."""
         seconds = self.config.drain_seconds if drain_seconds is None else drain_seconds
+        self._puller.stop_claiming()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_ANNOUNCE_SECONDS):
                 await self._advertiser.drain()
         except Exception:
             log.warning("the drain could not be announced", exc_info=True)
@@ -128,8 +131,8 @@ class Agent:
             functions=self._functions,
         )
 
-    def _leases(self) -> list[Lease]:
-        return [running.lease for running in list(self._puller.running.values())]
+    def _leases(self) -> dict[Lease, float]:
+        return {running.lease: running.asked_at for running in list(self._puller.running.values())}
 
     def _call_off_from_thread(self, lease: Lease) -> None:
         if self._loop is not None:

@@ -46,22 +46,27 @@ class Options:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--redis", "redis_url", envvar="SOLLOL_REDIS_URL", default=DEFAULT_URL, show_default=True, metavar="URL",
-              help="The fabric's Redis: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://.")  # fmt: skip
+@click.option("--redis", "redis_url", envvar="SOLLOL_REDIS_URL", default=DEFAULT_URL, show_default=True,
+              metavar="URL",
+              help="The fabric's Redis: redis://, rediss://, unix://, redis+sentinel:// or "
+              "redis+cluster://.")  # fmt: skip
 @click.option("--backend", "backends", multiple=True, metavar="URL",
               help="An LLM server to front; may be repeated. Default: look for Ollama, llama-server and "
-              "OpenAI-compatible servers on this machine. Prefix ollama+, llama+ or openai+ says which it is.")  # fmt: skip
+              "OpenAI-compatible servers here. A prefix ollama+, llama+ or openai+ says which it is.")  # fmt: skip
 @click.option("--model", "models", multiple=True, metavar="[NAME=]FILE.gguf",
               help="Start a llama-server of our own for this file; may be repeated.")  # fmt: skip
 @click.option("--node", default=platform.node().split(".")[0] or "node", show_default="host name", metavar="NAME",
               help="This machine's name in the fabric.")  # fmt: skip
 @click.option("--slots", type=click.IntRange(min=1), metavar="N",
               help="Jobs at once. Default: as many as the backends have.")  # fmt: skip
-@click.option("--label", "labels", multiple=True, metavar="WORD", help="A word that jobs may require; may be repeated.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="WORD", help="A word that jobs may require; may be repeated."
+)
 @click.option("--lease", "lease_seconds", type=click.FloatRange(min=0.5), default=10.0, show_default=True,
               metavar="SECONDS", help="Without a sign of life for so long, our jobs go to others.")  # fmt: skip
 @click.option("--drain", "drain_seconds", type=click.FloatRange(min=0), default=30.0, show_default=True,
-              metavar="SECONDS", help="On SIGTERM, time for running jobs to end before they are handed back.")  # fmt: skip
+              metavar="SECONDS",
+              help="On SIGTERM, time for running jobs to end before they are handed back.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 def main(
     redis_url: str,
@@ -94,7 +99,11 @@ def main(
         options = Options(
             url=parse(redis_url, environ=os.environ),
             config=WorkerConfig(
-                node=node, slots=slots, labels=labels, lease_seconds=lease_seconds, drain_seconds=drain_seconds
+                node=node,
+                slots=slots,
+                labels=labels,
+                lease_seconds=lease_seconds,
+                drain_seconds=drain_seconds,
             ),
             backends=backends,
             models=tuple(OwnModel.parse(each, slots=slots) for each in models),
@@ -153,7 +162,7 @@ async def _named(url: str, api_key: str | None) -> Backend:
         raise BackendError(f"--backend {url}: {error}") from error
 
 
-class _Stopped(Exception):  # noqa: N818
+class _Stopped(Exception):
     """A signal came before there was anything to drain."""
 
 

@@ -87,7 +87,7 @@ class LlamaServerProcess:
         alias: the model's name in its API. None = the file's name without ".gguf".
         slots: how many requests it works on at once; more wait inside it.
         context_tokens: prompt and answer together, per slot. None = 4096. Never more than the model knows.
-        threads: processor threads. None = all, at most 8.
+        threads: processor threads. None = all but one, at most 8: the agent and others need one too.
         embeddings: whether it makes vectors instead of text. None = as the file says.
         port: on 127.0.0.1; 0 = a free one.
         binary: the program. None = see `find_llama_server`.
@@ -118,7 +118,7 @@ class LlamaServerProcess:
         self.log = log_directory / f"llama-server-{re.sub(r'[^A-Za-z0-9._-]', '_', self.alias)}.log"
         self._slots = slots
         self._context_tokens = context_tokens or _DEFAULT_CONTEXT_TOKENS
-        self._threads = threads or min(os.cpu_count() or 1, _MOST_DEFAULT_THREADS)
+        self._threads = threads or max(1, min((os.cpu_count() or 1) - 1, _MOST_DEFAULT_THREADS))
         self._embeddings = embeddings
         self._given_port = port
         self._port = port

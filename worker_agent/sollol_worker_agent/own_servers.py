@@ -88,7 +88,7 @@ class OwnServers:
 
     def _server(self, model: OwnModel) -> LlamaServerProcess:
         alias = model.name or model.path.name.removesuffix(".gguf").lower()
-        server = LlamaServerProcess(
+        return LlamaServerProcess(
             model_path=model.path,
             alias=alias,
             slots=model.slots or 1,
@@ -97,7 +97,6 @@ class OwnServers:
             extra_args=model.extra_args,
             progress=lambda said: log.info("%s: %s", alias, said),
         )
-        return server
 
     async def _keep(self, server: LlamaServerProcess) -> None:
         delay = _FIRST_DELAY_SECONDS

@@ -10,32 +10,46 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from sollol_broker.broker import Broker, Claimed, ClaimRequest, Lease
 from sollol_broker.envelope import Envelope
-from sollol_broker.errors import BackendError, BackendTimeout, InvalidJob, SollolError
+from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded, InvalidJob, SollolError
 from sollol_broker.outcome import pack_error
 
 from .config import WorkerConfig
 from .lane import Lane
-from .runner import Answered, Runner
+from .runner import Runner
 
 log = logging.getLogger(__name__)
 
 # A job with nowhere else to go waits this long, or up to twice it, before its node gets it again.
 _BACKOFF_MS = 500
+# A Redis that is away must not keep a worker that leaves: what it cannot hand back then goes to others when
+# the lease runs out.
+_LAST_WORD_SECONDS = 2.0
+# Cancels that were faster than their job; they matter for milliseconds.
+_EARLY_KEPT = 256
 
 
 @dataclass(slots=True)
 class Running:
-    """A job in one of our slots."""
+    """A job in one of our slots.
+
+    Attributes:
+        asked_at: monotonic time when its claim was sent; its lease began no sooner.
+    """
 
     lease: Lease
     lane: Lane
+    asked_at: float
     task: asyncio.Task[None] | None = None
     called_off: bool = False
+    # Its answer is on the way: cutting that off would lose the jobs that the same call claims.
+    delivering: bool = False
 
 
 @dataclass(slots=True)
@@ -59,6 +73,7 @@ class Puller:
     _stopping: bool = False
     _loop_task: asyncio.Task[None] | None = None
     _claims: int = 0
+    _called_off_early: OrderedDict[tuple[str, int], None] = field(default_factory=OrderedDict)
     _reports: set[asyncio.Task[None]] = field(default_factory=set)
 
     def start(self) -> None:
@@ -69,20 +84,23 @@ class Puller:
         """Look for work now: a bell rang, or a lane has changed."""
         self._wake.set()
 
-    async def stop(self, *, drain_seconds: float) -> None:
-        """Claim nothing more; let running jobs end for so long, then hand the rest back."""
+    def stop_claiming(self) -> None:
+        """From now on claim nothing more."""
         self._stopping = True
         self.wake()
+
+    async def stop(self, *, drain_seconds: float) -> None:
+        """Claim nothing more; let running jobs end for so long, then hand the rest back."""
+        self.stop_claiming()
         if self._loop_task is not None:
-            await asyncio.gather(self._loop_task, return_exceptions=True)
+            await _ended(self._loop_task)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_seconds):
                 while (jobs := self._tasks()) and not self._hurry.is_set():
                     hurry = asyncio.ensure_future(self._hurry.wait())
                     await asyncio.wait({*jobs, hurry}, return_when=asyncio.FIRST_COMPLETED)
                     hurry.cancel()
-        for running in list(self.running.values()):
-            await self._hand_back(running)
+        await asyncio.gather(*(self._hand_back(running) for running in list(self.running.values())))
 
     def hurry(self) -> None:
         """While it stops: let no job end, hand all back."""
@@ -91,11 +109,17 @@ class Puller:
     def call_off(self, job_id: str, fence: int | None = None) -> None:
         """Stop a job that is no longer ours (cancelled, or its lease is lost); its backend slot becomes free."""
         running = self.running.get(job_id)
-        if running is None or (fence is not None and running.lease.fence != fence):
+        if running is None and fence is not None:
+            # The cancel overtook the claim's reply, which comes by another connection.
+            self._called_off_early[job_id, fence] = None
+            if len(self._called_off_early) > _EARLY_KEPT:
+                self._called_off_early.popitem(last=False)
+        if running is None or running.delivering or (fence is not None and running.lease.fence != fence):
             return
         running.called_off = True
         if running.task is not None:
-            running.task.cancel()
+            # Not before its first step, or it would never clean up behind itself.
+            asyncio.get_running_loop().call_soon(running.task.cancel)
 
     def _tasks(self) -> set[asyncio.Task[None]]:
         return {running.task for running in self.running.values() if running.task} | self._reports
@@ -134,23 +158,25 @@ class Puller:
         )
 
     async def _claim(self) -> None:
-        self._claiming = True
+        self._claiming, asked_at = True, time.monotonic()
         try:
             claimed = await self.broker.claim(self._request())
         finally:
             self._claiming = False
-        await self._take(claimed)
+        await self._take(claimed, asked_at)
 
-    async def _take(self, claimed: list[Claimed] | None) -> None:
+    async def _take(self, claimed: list[Claimed] | None, asked_at: float) -> None:
         if claimed is None:
             await self.advertise()
             self.wake()
             return
         for job in claimed:
-            self._begin(job)
+            self._begin(job, asked_at)
 
-    def _begin(self, claimed: Claimed) -> None:
+    def _begin(self, claimed: Claimed, asked_at: float) -> None:
         lease = claimed.lease
+        if (lease.job_id, lease.fence) in self._called_off_early:
+            return
         if lease.job_id in self.running:  # an earlier attempt of ours that Redis has given up
             self.call_off(lease.job_id)
         try:
@@ -161,7 +187,7 @@ class Puller:
             self._reports.add(report)
             report.add_done_callback(self._reports.discard)
             return
-        running = Running(lease, lane)
+        running = Running(lease, lane, asked_at)
         lane.busy += 1
         self.running[lease.job_id] = running
         running.task = asyncio.create_task(self._run(running, claimed, envelope))
@@ -195,10 +221,13 @@ class Puller:
         except Exception as error:
             log.exception("job %s: a mistake of ours", running.lease.job_id)
             running.lane.busy -= 1
-            await self._report(running.lease, BackendError(f"the worker failed ({type(error).__name__})", retryable=True))
+            await self._report(
+                running.lease, BackendError(f"the worker failed ({type(error).__name__})", retryable=True)
+            )
         else:
             running.lane.busy -= 1
             running.lane.learn(answered.model, answered.fields)
+            running.delivering = True
             await self._finish(running.lease, answered.data)
         finally:
             # Not before: until Redis has the answer, the heartbeat must keep the lease.
@@ -209,7 +238,7 @@ class Puller:
     async def _finish(self, lease: Lease, answer: bytes) -> None:
         claims_too = not self._claiming and not self._stopping
         then = self._request() if claims_too else None
-        self._claiming = self._claiming or claims_too
+        self._claiming, asked_at = self._claiming or claims_too, time.monotonic()
         try:
             finished = await self.broker.finish(lease, answer, then)
         except SollolError as error:
@@ -222,9 +251,12 @@ class Puller:
         if not finished.taken:
             log.info("job %s: the answer came too late, the job is no longer ours", lease.job_id)
         if claims_too:
-            await self._take(finished.claimed)
+            await self._take(finished.claimed, asked_at)
 
     async def _report(self, lease: Lease, error: SollolError, lane: Lane | None = None) -> None:
+        if isinstance(error, DeadlineExceeded):
+            await self._expire(lease)
+            return
         retry = error.retryable if isinstance(error, BackendError) else not isinstance(error, InvalidJob)
         went_away = isinstance(error, BackendError) and retry and error.status is None
         if lane is not None and went_away and not isinstance(error, BackendTimeout):
@@ -242,9 +274,24 @@ class Puller:
         if lane is not None and lane.down_because:
             await self.advertise()
 
+    async def _expire(self, lease: Lease) -> None:
+        """End a job whose deadline has passed, as the reapers would a moment later."""
+        try:
+            await self.broker.reap(most_crashes=self.config.most_crashes)
+        except SollolError as error:
+            log.warning("job %s: it could not be ended at its deadline: %s", lease.job_id, error)
+
     async def _hand_back(self, running: Running) -> None:
         self.call_off(running.lease.job_id)
         if running.task is not None:
-            await asyncio.gather(running.task, return_exceptions=True)
-        with contextlib.suppress(SollolError):
-            await self.broker.release(running.lease)
+            await _ended(running.task)
+        with contextlib.suppress(SollolError, TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_SECONDS):
+                await self.broker.release(running.lease)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Wait for a task's end, but not for ever."""
+    await asyncio.wait({task}, timeout=_LAST_WORD_SECONDS)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

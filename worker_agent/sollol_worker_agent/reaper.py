@@ -41,10 +41,14 @@ class Reaper:
                 reaped = await self._broker.reap(
                     most=_MOST_AT_ONCE,
                     most_crashes=self._config.most_crashes,
-                    longest_lease_ms=self._config.lease_ms,
                 )
             except SollolError as error:
                 log.warning("reaper: %s", error)
                 continue
             if reaped.given_back or reaped.dead or reaped.expired:
-                log.info("reaper: %d given back, %d dead, %d expired", reaped.given_back, reaped.dead, reaped.expired)
+                log.info(
+                    "reaper: %d given back, %d dead, %d expired",
+                    reaped.given_back,
+                    reaped.dead,
+                    reaped.expired,
+                )

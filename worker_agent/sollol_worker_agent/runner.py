@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 from sollol_broker.broker import Broker, Claimed
 from sollol_broker.envelope import MAX_ANSWER_BYTES, Envelope
-from sollol_broker.errors import BackendError
+from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded
 from sollol_broker.outcome import Routing, pack_answer
 from sollol_broker.payload import put_blobs_back
 from sollol_broker.words import JobKind
@@ -67,20 +68,19 @@ class Runner:
 
         Raises:
             BackendError: it did not work out; `partial` holds the text so far.
+            DeadlineExceeded: the job's deadline came first.
             asyncio.CancelledError: the attempt was called off; the backend's slot is free again.
         """
         started = time.monotonic()
-        request = await self._request()
         try:
-            if self._envelope.job_kind is JobKind.EMBED:
-                vectors = await self._lane.backend.embed(self._served_name(), request, self._timeouts)
-                answer, fields = embed_answer(self._envelope.model, vectors), dict(vectors.fields)
-            else:
-                end = await self._generate(request)
-                answer, fields = self._collector.answer(end), dict(end.fields)
-                if self._emitter is not None:
-                    await self._emitter.drain()
+            # The backend keeps its own timeouts; this one also holds for one that does not.
+            async with asyncio.timeout(self._timeouts.total or None):
+                answer, fields = await self._ask()
+        except TimeoutError:
+            raise self._out_of_time() from None
         except BackendError as error:
+            if isinstance(error, BackendTimeout) and error.phase == "total":
+                raise self._out_of_time() from error
             error.partial = error.partial or self._collector.text
             raise
         finally:
@@ -92,6 +92,28 @@ class Runner:
                 f"the answer has {len(data):,} bytes, the limit is {MAX_ANSWER_BYTES:,}: ask for less at once"
             )
         return Answered(data, self._envelope.model, fields)
+
+    async def _ask(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The answer, and its closing fields."""
+        request = await self._request()
+        if self._envelope.job_kind is JobKind.EMBED:
+            vectors = await self._lane.backend.embed(self._served_name(), request, self._timeouts)
+            return embed_answer(self._envelope.model, vectors), dict(vectors.fields)
+        end = await self._generate(request)
+        if self._emitter is not None:
+            await self._emitter.drain()
+        return self._collector.answer(end), dict(end.fields)
+
+    def _out_of_time(self) -> BackendTimeout | DeadlineExceeded:
+        total, left_ms = self._timeouts.total, self._claimed.deadline_ms
+        if left_ms is not None and total == left_ms / 1000:
+            return DeadlineExceeded(f"the deadline passed while {self._lane.backend.url} was at it")
+        return BackendTimeout(
+            f"{self._lane.backend.url} was not done after {total:g} s; give the job a longer timeout, or raise "
+            "the total timeout of the worker",
+            phase="total",
+            partial=self._collector.text,
+        )
 
     async def _request(self) -> Mapping[str, Any]:
         payload = self._envelope.payload
@@ -147,4 +169,3 @@ def _within(timeouts: Timeouts, asked_seconds: float | None, deadline_ms: float 
     if deadline_ms is not None:
         total = min(total or deadline_ms / 1000, deadline_ms / 1000)
     return replace(timeouts, total=total) if total != timeouts.total else timeouts
-

@@ -2,7 +2,9 @@
 --   state model queue app priority stream inbox ttl      fixed at submit (queue = model key)
 --   rank member submitted deadline                       order; times in ms of Redis' own clock
 --   fence nonce worker node node_key claimed first seq   of the present attempt (node_key = key part of node)
+--   lease                                                its length in ms
 --   attempt crashes errors releases failed               counters; failed = "|node key|node key|"
+--   failed_at                                            when the last attempt failed
 --   env blobs requires                                   the body; deleted at the end
 --   ended
 local FENCED = true                        -- a test turns this off, and must then see answers doubled
@@ -37,21 +39,25 @@ local function tell(F, who, ...)
   return false
 end
 
+local function wake(F, idle, worker, model)
+  redis.call('ZREM', idle, worker)
+  return tell(F, worker, 't', 'bell', 'm', model) and true or false
+end
+
 -- Wakes one worker: the cheapest that waits for this model and is still there. Returns whether one was woken.
--- but: a worker that need not come, nil for none.
-local function ring(F, model, but)
+-- last: a worker that is woken only if there is no other; nil for none.
+local function ring(F, model, last)
   local idle, at = idle_key(F, model), 0
   for _ = 1, 8 do                          -- each turn drops one that died waiting
     local worker = redis.call('ZRANGE', idle, at, at)[1]
-    if not worker then return false end
-    if worker == but then
+    if not worker then break end
+    if worker == last then
       at = 1
-    else
-      redis.call('ZREM', idle, worker)
-      if tell(F, worker, 't', 'bell', 'm', model) then return true end
+    elseif wake(F, idle, worker, model) then
+      return true
     end
   end
-  return false
+  return at == 1 and wake(F, idle, last, model)
 end
 
 -- A waiting job's member in its queue carries all that a claim needs to judge it, so one ZRANGE reads it:
@@ -63,7 +69,7 @@ local function with_flag(member, flag)
 end
 
 -- Puts a job that is nobody's back in line, at its old rank; due > 0: not before that moment. from: the worker
--- that gives it away, and so is not woken for it.
+-- that loses it, and so is woken for it only if no other waits.
 local function requeue(F, id, model, member, rank, due, from)
   local job = job_key(F, id)
   redis.call('HSET', job, 'state', 'queued', 'member', member)
@@ -91,17 +97,19 @@ local function promote(F, now)
   end
 end
 
--- The one and only end of a job: data (the answer or the error, msgpack; '' where the state says it all) goes to its events and to its submitter, the body goes away,
--- the rest stays for the result's TTL. The caller has checked that the job has not ended.
+-- The one and only end of a job: data (the answer or the error, msgpack; '' where the state says it all) goes to its
+-- events and to its submitter, the body goes away, the rest stays for the result's TTL. The caller has checked that the
+-- job has not ended.
 local function end_job(F, id, state, data, now)
   local job = job_key(F, id)
-  local h = redis.call('HMGET', job, 'fence', 'inbox', 'ttl', 'deadline', 'queue', 'member', 'node_key', 'claimed', 'state', 'blobs')
+  local h = redis.call('HMGET', job, 'fence', 'inbox', 'ttl', 'deadline', 'queue', 'member', 'node_key', 'claimed', 'state',
+    'blobs')
   redis.call('HSET', job, 'state', state, 'ended', ms(now))
   if state ~= 'dead' then redis.call('HDEL', job, 'env', 'requires', 'member') end
   if h[10] ~= '0' then redis.call('DEL', blob_key(F, id)) end
   if h[9] == 'running' then
     redis.call('ZREM', F .. ':leases', id)
-  else
+  elseif h[6] then
     redis.call('ZREM', queue_key(F, h[5]), h[6])
     redis.call('ZREM', F .. ':delayed', id)
   end

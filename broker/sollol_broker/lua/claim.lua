@@ -8,6 +8,9 @@
 --       | {'unknown'}: the worker's advert has run out; advertise, then try again
 -- Jobs in line are cheap to bell in the order of what a common one would cost.
 local TYPICAL_PROMPT, TYPICAL_OUTPUT = 512, 128  -- tokens
+-- A node that failed a job leaves it to the others; but whether those have what it requires is not known here, so
+-- a job with requirements is not left to them for ever.
+local FAILED_PATIENCE_MS = 30000
 
 -- Whether a live worker on a node that has not failed this job serves the model.
 local function has_better(F, model, failed, now)
@@ -28,11 +31,13 @@ local function read_heads(F, jobs, index, model, offer, worker, depth, now)
     if not ok then                         -- not one of ours: it must not stop the queue
       redis.call('ZREM', queue_key(F, model), heads[i])
     elseif flags ~= '' then
-      local h = redis.call('HMGET', job_key(F, id), 'failed', 'requires')
+      local h = redis.call('HMGET', job_key(F, id), 'failed', 'requires', 'failed_at')
       local wanted = h[2] and h[2] ~= '' and cmsgpack.unpack(h[2])
       ok = not wanted or fits(wanted, offer, worker.node)
       local failed_here = h[1] and string.find(h[1], '|' .. worker.node_key .. '|', 1, true)
-      if ok and failed_here and has_better(F, model, h[1], now) then ok = false end
+      if ok and failed_here and has_better(F, model, h[1], now) then
+        ok = wanted and now - tonumber(h[3]) >= FAILED_PATIENCE_MS
+      end
     end
     if ok then
       jobs[#jobs + 1] = {offer = index, rank = tonumber(heads[i + 1]), prompt = tonumber(prompt), output = tonumber(output),
@@ -54,8 +59,9 @@ local function take(F, job, worker, nonce, lease_ms, now)
   end
   local fence = string.format('%d', redis.call('HINCRBY', key, 'fence', 1))
   local attempt = tonumber(h[6]) + 1
-  redis.call('HSET', key, 'state', 'running', 'nonce', nonce, 'worker', worker.id, 'node', worker.node, 'node_key', worker.node_key,
-    'claimed', ms(now), 'attempt', attempt, 'seq', '0')
+  redis.call('HSET', key, 'state', 'running', 'nonce', nonce, 'worker', worker.id, 'node', worker.node,
+    'node_key', worker.node_key, 'claimed', ms(now), 'attempt', attempt, 'seq', '0',
+    'lease', lease_ms)
   redis.call('ZADD', F .. ':leases', ms(now + lease_ms), job.id)
   if h[3] == '1' then
     redis.call('XADD', events_key(F, job.id), '*', 't', 'start', 'f', fence, 'n', worker.node, 'w', worker.id)

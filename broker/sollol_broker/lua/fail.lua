@@ -15,7 +15,7 @@ local function fail(keys, a)
   end
   local failed = h[7] or '|'
   if not string.find(failed, '|' .. h[8] .. '|', 1, true) then failed = failed .. h[8] .. '|' end
-  redis.call('HSET', job, 'failed', failed)
+  redis.call('HSET', job, 'failed', failed, 'failed_at', ms(now))
   -- Another node may begin at once; only a job that has nowhere else to go waits out the backoff.
   local due = has_better(F, h[4], failed, now) and 0 or now + tonumber(a[7])
   requeue(F, id, h[4], with_flag(h[5], 'x'), h[6], due, h[9])

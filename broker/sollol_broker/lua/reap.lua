@@ -1,6 +1,6 @@
 -- reap: give back what dead workers held, end what is past its deadline. Anyone may run it at any time.
 -- KEYS 1 fabric prefix
--- ARGV 1 most jobs to look at 2 crashes after which a job is dead 3 longest lease ms
+-- ARGV 1 most jobs to look at 2 crashes after which a job is dead
 -- returns {given back, dead, expired}
 local function crashed(F, id, now, limit)
   local job = job_key(F, id)
@@ -23,9 +23,13 @@ local function reap(keys, a)
   local F, most, now = keys[1], tonumber(a[1]), now_ms()
   local back, dead, expired = 0, 0, 0
   local ids = redis.call('ZRANGEBYSCORE', F .. ':leases', '-inf', ms(now), 'LIMIT', 0, most)
-  -- A lease further off than two of the longest was made before the clock stepped back: it would never end.
-  local skewed = redis.call('ZRANGEBYSCORE', F .. ':leases', '(' .. ms(now + 2 * tonumber(a[3])), '+inf', 'LIMIT', 0, most)
-  for _, id in ipairs(skewed) do ids[#ids + 1] = id end
+  -- A lease further off than two of its lengths was made before the clock stepped back: it would not end for as long.
+  local furthest = redis.call('ZRANGE', F .. ':leases', 0, most - 1, 'REV', 'WITHSCORES')
+  for i = 1, #furthest, 2 do
+    local left = tonumber(furthest[i + 1]) - now
+    local lease = tonumber(redis.call('HGET', job_key(F, furthest[i]), 'lease') or 0)
+    if left > 2 * lease then ids[#ids + 1] = furthest[i] end
+  end
   for _, id in ipairs(ids) do
     local b, d = crashed(F, id, now, tonumber(a[2]))
     back, dead = back + b, dead + d

@@ -23,9 +23,19 @@ local function memory_is_full(F, now)
   return full
 end
 
+-- What claim could not read would stop every worker at this queue.
+local function is_readable(needs)
+  if needs == '' then return true end
+  local ok, wanted = pcall(cmsgpack.unpack, needs)
+  if not ok or type(wanted) ~= 'table' then return false end
+  local vram, labels = type(wanted.vram_mib), type(wanted.labels)
+  return (vram == 'nil' or vram == 'number') and (labels == 'nil' or labels == 'table')
+end
+
 local function submit(keys, a)
   local F, id, model = keys[1], a[1], a[3]
   if not string.match(id, '^[%w._~-]+$') then return redis.error_reply('ERR a job id is of [A-Za-z0-9._~-]') end
+  if not is_readable(a[13]) then return redis.error_reply('ERR the requirements are malformed') end
   local job = job_key(F, id)
   local state = redis.call('HGET', job, 'state')
   if state then return {'known', state} end
@@ -35,10 +45,12 @@ local function submit(keys, a)
 
   local rank = ms(now + tonumber(a[6]))
   local deadline = a[8] == '0' and '0' or ms(now + tonumber(a[8]))
-  local member = string.format('%s|%.0f|%.0f|%.0f|%s', id, tonumber(a[11]), tonumber(a[12]), now, a[13] ~= '' and 'r' or '')
-  redis.call('HSET', job, 'state', 'queued', 'model', a[2], 'queue', model, 'app', a[4], 'priority', a[5], 'stream', a[7],
-    'inbox', a[9], 'ttl', a[10], 'rank', rank, 'member', member, 'submitted', ms(now), 'deadline', deadline,
-    'fence', '0', 'attempt', '0', 'blobs', #a - 15, 'requires', a[13], 'env', a[15])
+  local prompt, output = math.max(0, tonumber(a[11])), math.max(0, tonumber(a[12]))
+  local member = string.format('%s|%.0f|%.0f|%.0f|%s', id, prompt, output, now, a[13] ~= '' and 'r' or '')
+  redis.call('HSET', job, 'state', 'queued', 'model', a[2], 'queue', model, 'app', a[4], 'priority', a[5],
+    'stream', a[7], 'inbox', a[9], 'ttl', string.format('%.0f', tonumber(a[10])), 'rank', rank, 'member', member,
+    'submitted', ms(now), 'deadline', deadline, 'fence', '0', 'attempt', '0', 'blobs', #a - 15, 'requires', a[13],
+    'env', a[15])
   for i = 16, #a do redis.call('HSET', blob_key(F, id), i - 16, a[i]) end
   if deadline ~= '0' then redis.call('ZADD', F .. ':deadlines', deadline, id) end
   redis.call('ZADD', queue_key(F, model), rank, member)

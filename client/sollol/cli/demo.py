@@ -11,11 +11,11 @@ from itertools import combinations
 import click
 from rich.console import Console
 
-from sollol_broker.outcome import Routing
 from sollol_client import Client
 
 from ..local import ALL_MINILM, SMOLLM2, all_minilm, cache_directory, smollm2
 from ..local.fabric import LocalFabric
+from .following import routing_line
 
 _QUESTION = "Name three things that people keep in a kitchen."
 _SENTENCES = ("A man is eating food.", "A man is eating a piece of bread.", "The girl is carrying a baby.")
@@ -60,31 +60,13 @@ def _chat(console: Console, client: Client, question: str) -> None:
 def _embed(console: Console, client: Client) -> None:
     answer = client.submit(model=ALL_MINILM, embed=list(_SENTENCES)).result()
     console.print(f"\n[bold]Three sentences, {len(answer.embeddings[0])} numbers each:[/]")
-    pairs = sorted(
-        ((_cosine(answer.embeddings[a], answer.embeddings[b]), a, b) for a, b in combinations(range(3), 2)), reverse=True
-    )
-    for likeness, a, b in pairs:
-        console.print(f"  {likeness:.3f}  “{_SENTENCES[a]}”  –  “{_SENTENCES[b]}”")
-    _, a, b = pairs[0]
-    console.print(f"The two nearest: “{_SENTENCES[a]}” and “{_SENTENCES[b]}”")
+    told = zip(_SENTENCES, answer.embeddings, strict=True)
+    pairs = [(_cosine(a, b), said_a, said_b) for (said_a, a), (said_b, b) in combinations(told, 2)]
+    for likeness, said_a, said_b in sorted(pairs, reverse=True):
+        console.print(f'  {likeness:6.3f}  "{said_a}"  and  "{said_b}"')
+    _, said_a, said_b = max(pairs)
+    console.print(f'The two nearest: "{said_a}" and "{said_b}"')
     console.print(f"[dim]{routing_line(answer.routing)}[/]\n", soft_wrap=True)
-
-
-def routing_line(routing: Routing) -> str:
-    """Where an answer came from and what it took, on one line."""
-    parts = [
-        f"node {routing.node}",
-        f"worker {routing.worker}",
-        f"waited {routing.queue_wait_ms:.1f} ms",
-    ]
-    if routing.first_token_ms:
-        parts.append(f"first token {routing.first_token_ms:.0f} ms")
-    if routing.tokens_per_second:
-        parts.append(f"{routing.tokens_per_second:.1f} tokens/s")
-    else:
-        parts.append(f"took {routing.run_ms:.0f} ms")
-    parts.append(f"attempt {routing.attempt}")
-    return " · ".join(parts)
 
 
 def _cosine(a: Sequence[float], b: Sequence[float]) -> float:

@@ -27,7 +27,9 @@ _DEFAULT_PORT = 6379
               help="Use this Redis instead of a private one.")  # fmt: skip
 @click.option("--port", default=_DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535),
               help="Port of the private Redis on 127.0.0.1; a free one is taken when it is in use.")  # fmt: skip
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Worker agents to start.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Worker agents to start."
+)
 @click.option("--model", "models", multiple=True, metavar="[NAME=]FILE.gguf",
               help="Serve this model file; may be repeated. Default: the LLM servers found on this machine, "
               "else two small models.")  # fmt: skip
@@ -75,7 +77,7 @@ async def _local_servers() -> list[str]:
 
 
 def _named(model: str) -> str:
-    name, found, path = model.rpartition("=")
+    _, found, path = model.rpartition("=")
     return model if found else f"{os.path.basename(path).removesuffix('.gguf').lower()}={path}"
 
 
@@ -92,7 +94,8 @@ def _summary(console: Console, fabric: LocalFabric, *, is_default: bool) -> None
         console.print(f"  model    {model.name} ({', '.join(model.kinds)})")
     console.print(f"  logs     {fabric.logs}\n")
     setting = "" if is_default else f"export SOLLOL_REDIS_URL={parse(fabric.url)}\n  "
-    console.print(f'Try in another terminal:\n  {setting}sollol chat "Hello"\n  sollol nodes\n\nCtrl-C stops everything.')
+    console.print(f'Try in another terminal:\n  {setting}sollol chat "Hello"\n  sollol nodes\n')
+    console.print("Ctrl-C stops everything.")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -130,17 +130,12 @@ class LocalFabric:
         return ChildProcess(command, environment=environment, log=self._log(number))
 
     def _wait_until_ready(self) -> None:
-        end = time.monotonic() + _READY_SECONDS
+        end, wanted = time.monotonic() + _READY_SECONDS, set(self._names())
         with Client(self.url, app="sollol-up") as client:
             while time.monotonic() < end:
                 self.check()
-                served = {
-                    name
-                    for worker in (w for n in client.nodes() for w in n.workers)
-                    for name in worker.models
-                }
-                live = sum(len(node.workers) for node in client.nodes())
-                if live >= self._count and served >= set(self._names()):
+                live = [worker for node in client.nodes() for worker in node.workers]
+                if len(live) >= self._count and all(worker.models.keys() >= wanted for worker in live):
                     return
                 time.sleep(_LOOK_SECONDS)
         raise FabricError(f"the workers were not ready after {_READY_SECONDS:.0f} s:\n{self._tail(1)}")

@@ -1,0 +1,75 @@
+"""SOLLOL itself: the sync Client, and a worker agent in front of a backend."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import redis
+
+from sollol_broker.keys import Keys
+from sollol_broker.url import parse
+from sollol_client import Client
+from sollol_worker_agent.agent import Agent
+from sollol_worker_agent.backends import connect as connect_backend
+from sollol_worker_agent.config import WorkerConfig
+
+from ..worker import READY
+
+MODEL = "echo"
+_BACKEND = "echo://?slots=64&models=echo"
+_WAIT_SECONDS = 60.0
+
+
+class Fabric:
+    """The sending side."""
+
+    def __init__(self, url: str) -> None:
+        self.client = Client(url, app="bench")
+        self._redis = redis.Redis.from_url(url)
+        self._keys = Keys("")
+        self.client.stats()  # connected from here on, as the others are
+
+    def ask(self, text: str) -> None:
+        """See Contender."""
+        self.client.submit(chat=text, model=MODEL).result(_WAIT_SECONDS)
+
+    def send(self, count: int) -> None:
+        """See Contender."""
+        for _ in range(count):
+            self.client.submit(chat="hi", model=MODEL, wait_for_node=True)
+
+    def accepted(self) -> int:
+        """See Contender."""
+        return self._counter("submitted")
+
+    def done(self) -> int:
+        """See Contender."""
+        return self._counter("done")
+
+    def close(self) -> None:
+        """See Contender. Jobs go on; nobody reads their answers."""
+        self.client.close()
+
+    def _counter(self, name: str) -> int:
+        return int(self._redis.hget(self._keys.stats, name) or 0)
+
+
+def connect(url: str) -> Fabric:
+    """See ContenderModule."""
+    return Fabric(url)
+
+
+def serve(url: str, backend: str = _BACKEND) -> None:
+    """See ContenderModule."""
+    asyncio.run(_serve(url, backend))
+
+
+async def _serve(url: str, backend: str) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    agent = Agent(parse(url), WorkerConfig(node="bench"), [await connect_backend(backend)])
+    await agent.start()
+    print(READY, flush=True)
+    await stop.wait()
+    await agent.stop(drain_seconds=1.0)
