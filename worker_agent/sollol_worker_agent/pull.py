@@ -68,6 +68,8 @@ class Puller:
     vram_mib: int = 0
     running: dict[str, Running] = field(default_factory=dict)
     _claiming: bool = False
+    # Somebody wanted to claim while a claim was under way: look again after it.
+    _missed: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
@@ -127,7 +129,9 @@ class Puller:
     async def _loop(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            if self._free() > 0 and not self._claiming:
+            if self._claiming:
+                self._missed = True
+            elif self._free() > 0:
                 try:
                     await self._claim()
                 except SollolError as error:
@@ -162,8 +166,14 @@ class Puller:
         try:
             claimed = await self.broker.claim(self._request())
         finally:
-            self._claiming = False
+            self._claimed()
         await self._take(claimed, asked_at)
+
+    def _claimed(self) -> None:
+        self._claiming = False
+        if self._missed:
+            self._missed = False
+            self.wake()
 
     async def _take(self, claimed: list[Claimed] | None, asked_at: float) -> None:
         if claimed is None:
@@ -233,10 +243,14 @@ class Puller:
             # Not before: until Redis has the answer, the heartbeat must keep the lease.
             if self.running.get(running.lease.job_id) is running:
                 del self.running[running.lease.job_id]
-            self.wake()
+            if not running.delivering:  # a delivery claims by itself
+                self.wake()
 
     async def _finish(self, lease: Lease, answer: bytes) -> None:
         claims_too = not self._claiming and not self._stopping
+        self._missed = (
+            self._missed or self._claiming
+        )  # our slot is free, but the claim under way does not know
         then = self._request() if claims_too else None
         self._claiming, asked_at = self._claiming or claims_too, time.monotonic()
         try:
@@ -247,7 +261,7 @@ class Puller:
             return
         finally:
             if claims_too:
-                self._claiming = False
+                self._claimed()
         if not finished.taken:
             log.info("job %s: the answer came too late, the job is no longer ours", lease.job_id)
         if claims_too:
