@@ -219,6 +219,20 @@ async def test_a_lease_made_before_the_clock_stepped_back_does_not_hold_for_ever
     assert await fabric.queue() == ["j1"]
 
 
+async def test_a_lease_renewed_for_longer_than_it_was_claimed_for_holds(fabric: Fabric) -> None:
+    lease = await _running(fabric)
+    assert await fabric.broker.renew([lease], 3 * LEASE_MS, patience_seconds=1) == []
+    assert await fabric.reap() == (0, 0, 0)
+    assert await fabric.state("j1") == "running"
+
+
+async def test_a_lease_claimed_by_another_release_without_its_length_holds(fabric: Fabric) -> None:
+    await _running(fabric)
+    await fabric.call("HDEL", fabric.keys.job("j1"), "lease")
+    assert await fabric.reap() == (0, 0, 0)
+    assert await fabric.state("j1") == "running"
+
+
 async def test_a_lease_of_a_job_that_is_gone_is_dropped(fabric: Fabric) -> None:
     await fabric.call("ZADD", fabric.keys.leases, 1, "nosuchjob")
     await fabric.call("ZADD", fabric.keys.deadlines, 1, "nosuchjob")

@@ -11,9 +11,10 @@ import redis.asyncio
 from fabric import CHAT_MODEL, let_tokens_flow, worker
 from sollol import AsyncClient
 from sollol_broker.embedded import EmbeddedBroker
+from sollol_broker.errors import BackendError
 from sollol_broker.keys import Keys
 from sollol_client import AsyncJob
-from sollol_worker_agent.doubles import OllamaDouble
+from sollol_worker_agent.doubles import DoubleModel, OllamaDouble
 from waiting import wait_until
 
 FOX = "the quick brown fox jumps over the lazy dog"
@@ -94,6 +95,32 @@ async def test_a_redis_that_forgets_all_gets_the_jobs_again(redis_url: str, olla
     assert known == before
 
 
+async def test_a_second_run_after_a_redis_that_forgot_is_never_mixed_with_the_first(
+    redis_url: str, ollama: OllamaDouble
+) -> None:
+    async with (
+        worker(redis_url, ollama.url),
+        AsyncClient(redis_url) as client,
+        redis.asyncio.Redis.from_url(redis_url) as raw,
+    ):
+        ollama.tokens_may_flow.clear()
+        job = client.submit(chat="hi", model="tiny", stream=True)
+        reader = aiter(job)
+        pieces = []
+        for number in range(1, 4):
+            await let_tokens_flow(ollama, number)
+            pieces.append(await anext(reader))
+        await raw.flushall()
+        ollama.models["tiny:latest"] = DoubleModel("tiny", answer="one two three four five six seven")
+        await _until_asked_again(ollama, 2)
+        await let_tokens_flow(ollama, 3 + 6)
+        ollama.tokens_may_flow.set()
+        with pytest.raises(BackendError, match="answers differently") as broken:
+            pieces += [piece async for piece in reader]
+        assert broken.value.partial == "".join(pieces) == "the quick brown"
+        assert (await job).text == "one two three four five six seven"
+
+
 async def test_a_redis_that_restarts_empty_gets_functions_and_jobs_again(
     forgetful: EmbeddedBroker, ollama: OllamaDouble
 ) -> None:
@@ -128,6 +155,10 @@ async def _ends(url: str, job: AsyncJob) -> int:
     async with redis.asyncio.Redis.from_url(url) as raw:
         entries: list[tuple[bytes, dict[bytes, bytes]]] = await raw.xrange(Keys().events(job.id))  # type: ignore[assignment]  # redis-py allows for decoded replies
     return [entry[b"t"] for _, entry in entries].count(b"end")
+
+
+async def _until_asked_again(ollama: OllamaDouble, count: int) -> None:
+    await wait_until(lambda: len(ollama.seen.requests) == count, timeout=10, what=f"request {count}")
 
 
 async def _until_asked(ollama: OllamaDouble, count: int) -> None:

@@ -15,7 +15,8 @@ import redis.asyncio
 from fabric import CHAT_MODEL, worker
 from sollol import AsyncClient
 from sollol_broker.version import VERSION
-from sollol_worker_agent.backends import EchoBackend, End, Piece, Timeouts
+from sollol_broker.words import JobState
+from sollol_worker_agent.backends import EchoBackend, End, ModelInfo, Piece, Timeouts
 from sollol_worker_agent.doubles import DoubleModel, OllamaDouble
 from waiting import wait_until
 
@@ -40,6 +41,36 @@ class Counting(EchoBackend):
             self.now -= 1
 
 
+class SlowToClose(Counting):
+    """Takes a moment to close its connection."""
+
+    is_closing = is_closed = False
+
+    async def chat(
+        self, model: str, request: Mapping[str, Any], timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        try:
+            async for said in super().chat(model, request, timeouts):
+                yield said
+        finally:
+            self.is_closing = True
+            await asyncio.sleep(0.05)
+            self.is_closed = True
+
+
+class SlowToTell(EchoBackend):
+    """Does not always tell at once what it has."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.may_tell = asyncio.Event()
+        self.may_tell.set()
+
+    async def models(self) -> list[ModelInfo]:
+        await self.may_tell.wait()
+        return await super().models()
+
+
 async def test_a_real_llama_server_through_the_fabric(redis_url: str, toy_llama_server: str) -> None:
     schema = {"type": "object", "properties": {"a": {"enum": ["x"]}}, "required": ["a"]}
     async with worker(redis_url, toy_llama_server) as agent, AsyncClient(redis_url) as client:
@@ -54,12 +85,12 @@ async def test_a_real_llama_server_through_the_fabric(redis_url: str, toy_llama_
             options={"temperature": 0, "num_predict": 200},
         )
         tools = await client.submit(chat="hello", model="toy", tools=TOOLS, think=False, options=SHORT)
-        job = client.submit(chat="hello", model="toy", options={**SHORT, "num_predict": 80}, stream=True)
+        job = client.submit(chat="hello", model="toy", options={**SHORT, "num_predict": 800}, stream=True)
         pieces = [piece async for piece in job]
         long = await job
     assert (chat["eval_count"], more["eval_count"]) == (5, 9)
     assert "".join(pieces) == long.text
-    assert long["eval_count"] == 80
+    assert long["eval_count"] == 800
     assert len(pieces) > 1
     assert raw["eval_count"] == tools["eval_count"] == 5
     assert json.loads(bound.text) == {"a": "x"}
@@ -111,6 +142,34 @@ async def test_never_more_jobs_at_once_than_slots(redis_url: str) -> None:
             ollama.seen.most_generating = 0
             await asyncio.gather(*(client.submit(chat="hi", model="tiny") for _ in range(5)))
         assert ollama.seen.most_generating == 1, "an Ollama that tells no slots gets one job at a time"
+
+
+async def test_a_job_that_is_called_off_twice_still_closes_its_backends_connection(redis_url: str) -> None:
+    backend = SlowToClose("echo://?models=echo&delay_ms=60000")
+    async with worker(redis_url, backend) as agent, AsyncClient(redis_url) as client:
+        job = client.submit(chat="hi", model="echo", stream=True)
+        await wait_until(lambda: backend.now == 1, timeout=5, what="the job to run")
+        agent._puller.call_off(job.id)  # as the cancel in the inbox does
+        await wait_until(lambda: backend.is_closing, timeout=5, what="the connection to be closed")
+        agent._puller.call_off(job.id)  # as the reply to a piece does, that was just under way
+        await wait_until(lambda: backend.is_closed, timeout=5, what="the connection to be closed")
+        await job.cancel()
+
+
+async def test_from_the_first_sign_of_the_end_nothing_is_claimed(redis_url: str) -> None:
+    backend = SlowToTell("echo://?models=echo")
+    async with worker(redis_url, backend) as agent, AsyncClient(redis_url) as client:
+        backend.may_tell.clear()
+        stopping = asyncio.create_task(agent.stop(drain_seconds=5))
+        job = client.submit(chat="hi", model="echo", wait_for_node=True)
+        with pytest.raises(TimeoutError):
+            await job.result(timeout=0.5)
+        backend.may_tell.set()
+        await stopping
+        view = await client.job(job.id)
+        assert view is not None
+        assert (view.state, view.attempt) == (JobState.QUEUED, 0)
+        await job.cancel()
 
 
 async def test_each_backend_has_its_own_slots(redis_url: str) -> None:

@@ -118,6 +118,8 @@ class Puller:
                 self._called_off_early.popitem(last=False)
         if running is None or running.delivering or (fence is not None and running.lease.fence != fence):
             return
+        if running.called_off:
+            return  # a second cancellation would interrupt the closing of the backend's connection
         running.called_off = True
         if running.task is not None:
             # Not before its first step, or it would never clean up behind itself.

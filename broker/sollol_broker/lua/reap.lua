@@ -27,8 +27,9 @@ local function reap(keys, a)
   local furthest = redis.call('ZRANGE', F .. ':leases', 0, most - 1, 'REV', 'WITHSCORES')
   for i = 1, #furthest, 2 do
     local left = tonumber(furthest[i + 1]) - now
-    local lease = tonumber(redis.call('HGET', job_key(F, furthest[i]), 'lease') or 0)
-    if left > 2 * lease then ids[#ids + 1] = furthest[i] end
+    local h = redis.call('HMGET', job_key(F, furthest[i]), 'state', 'lease')
+    -- A lease without its length was claimed by another release: not ours to judge.
+    if not h[1] or (h[2] and left > 2 * tonumber(h[2])) then ids[#ids + 1] = furthest[i] end
   end
   for _, id in ipairs(ids) do
     local b, d = crashed(F, id, now, tonumber(a[2]))
