@@ -94,6 +94,8 @@ def test_cancel(fabric: Town, client: Client, when: str) -> None:
     until(
         lambda: job.state is (JobState.QUEUED if when == "waiting" else JobState.RUNNING), f"it to be {when}"
     )
+    if when == "running":
+        until(lambda: fabric.asked == 1, "the backend to be asked")
     assert job.cancel()
     assert job.cancelled()
     assert job.state is JobState.CANCELLED
@@ -164,7 +166,7 @@ def test_the_same_idempotency_key_is_the_same_job_and_runs_once(fabric: Town, cl
         late = client.submit(chat="hi", model="tiny", idempotency_key="once")
         assert late.result(timeout=10).text == FOX
     until(lambda: fabric.asked == 2, "the other application's job")
-    assert client.stats()["jobs"]["done"] == 2
+    until(lambda: client.stats()["jobs"]["done"] == 2, "both to be done")
 
 
 def test_a_thousand_jobs_share_one_blocking_read(fabric: Town, client: Client) -> None:
