@@ -167,7 +167,7 @@ def _states(draw: st.DrawFn) -> tuple[list[Offer], list[Waiting]]:
     return offers, draw(st.lists(jobs, max_size=8))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(_states())
 def test_the_twin_in_lua_chooses_the_same(state: tuple[list[Offer], list[Waiting]]) -> None:
     offers, jobs = state
@@ -239,7 +239,7 @@ def _lua_fits(requires: Requires, node: str, labels: list[str], vram_mib: int) -
 _LABELS = st.lists(st.sampled_from(["eu", "us", "fast", ""]), max_size=3)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.builds(
         Requires,

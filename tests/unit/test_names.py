@@ -18,7 +18,7 @@ ODD_NAMES = st.text(
 )
 
 
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(ODD_NAMES)
 def test_no_name_leaves_the_prefix(name: str) -> None:
     part = key_part(name)
