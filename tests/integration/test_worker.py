@@ -14,6 +14,7 @@ import redis.asyncio
 
 from fabric import CHAT_MODEL, worker
 from sollol import AsyncClient
+from sollol_broker.errors import DeadlineExceeded
 from sollol_broker.version import VERSION
 from sollol_broker.words import JobState
 from sollol_worker_agent.backends import EchoBackend, End, ModelInfo, Piece, Timeouts
@@ -45,6 +46,7 @@ class SlowToClose(Counting):
     """Takes a moment to close its connection."""
 
     is_closing = is_closed = False
+    close_seconds = 0.05
 
     async def chat(
         self, model: str, request: Mapping[str, Any], timeouts: Timeouts
@@ -54,7 +56,7 @@ class SlowToClose(Counting):
                 yield said
         finally:
             self.is_closing = True
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(self.close_seconds)
             self.is_closed = True
 
 
@@ -154,6 +156,15 @@ async def test_a_job_that_is_called_off_twice_still_closes_its_backends_connecti
         agent._puller.call_off(job.id)  # as the reply to a piece does, that was just under way
         await wait_until(lambda: backend.is_closed, timeout=5, what="the connection to be closed")
         await job.cancel()
+
+
+async def test_a_deadline_and_the_cancel_that_follows_it_close_the_connection_too(redis_url: str) -> None:
+    backend = SlowToClose("echo://?models=echo&delay_ms=60000")
+    backend.close_seconds = 0.5  # longer than until the next look of a reaper
+    async with worker(redis_url, backend), AsyncClient(redis_url) as client:
+        with pytest.raises(DeadlineExceeded):
+            await client.submit(chat="hi", model="echo", deadline=0.1).result(timeout=5)
+        await wait_until(lambda: backend.is_closed, timeout=5, what="the connection to be closed")
 
 
 async def test_from_the_first_sign_of_the_end_nothing_is_claimed(redis_url: str) -> None:

@@ -22,6 +22,9 @@ from .backends.protocol import End, Timeouts
 from .emitter import Emitter
 from .lane import Lane
 
+# Closing a connection takes a moment; a backend that cannot even do that must not keep the slot.
+_CLOSE_SECONDS = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -72,20 +75,19 @@ class Runner:
             asyncio.CancelledError: the attempt was called off; the backend's slot is free again.
         """
         started = time.monotonic()
+        asking = asyncio.create_task(self._ask())
         try:
-            # The backend keeps its own timeouts; this one also holds for one that does not.
             async with asyncio.timeout(self._timeouts.total or None):
-                answer, fields = await self._ask()
+                answer, fields = await asyncio.shield(asking)
         except TimeoutError:
             raise self._out_of_time() from None
         except BackendError as error:
-            if isinstance(error, BackendTimeout) and error.phase == "total":
-                raise self._out_of_time() from error
             error.partial = error.partial or self._collector.text
             raise
         finally:
             if self._emitter is not None:
                 self._emitter.stop()
+            await _stopped(asking)
         data = pack_answer(answer, self._routing(started, fields))
         if len(data) > MAX_ANSWER_BYTES:
             raise BackendError(
@@ -96,10 +98,12 @@ class Runner:
     async def _ask(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The answer, and its closing fields."""
         request = await self._request()
+        # Only we count the whole: a total timeout of the backend's would run out in the same moment.
+        timeouts = replace(self._timeouts, total=0.0)
         if self._envelope.job_kind is JobKind.EMBED:
-            vectors = await self._lane.backend.embed(self._served_name(), request, self._timeouts)
+            vectors = await self._lane.backend.embed(self._served_name(), request, timeouts)
             return embed_answer(self._envelope.model, vectors), dict(vectors.fields)
-        end = await self._generate(request)
+        end = await self._generate(request, timeouts)
         if self._emitter is not None:
             await self._emitter.drain()
         return self._collector.answer(end), dict(end.fields)
@@ -122,10 +126,10 @@ class Runner:
             payload = put_blobs_back(payload, [base64.b64encode(blob).decode() for blob in blobs])
         return payload
 
-    async def _generate(self, request: Mapping[str, Any]) -> End:
+    async def _generate(self, request: Mapping[str, Any], timeouts: Timeouts) -> End:
         backend, model = self._lane.backend, self._served_name()
         ask = backend.chat if self._envelope.job_kind is JobKind.CHAT else backend.generate
-        async with contextlib.aclosing(ask(model, request, self._timeouts)) as events:  # type: ignore[type-var]  # generators have aclose
+        async with contextlib.aclosing(ask(model, request, timeouts)) as events:  # type: ignore[type-var]  # generators have aclose
             async for event in events:
                 if isinstance(event, End):
                     return event
@@ -157,6 +161,25 @@ class Runner:
             load_ms=round((fields.get("load_duration") or 0) / 1e6, 3),
             tokens_per_second=round((fields.get("eval_count") or 0) * 1e9 / took_ns, 2) if took_ns else 0.0,
         )
+
+
+async def _stopped(asking: asyncio.Task[Any]) -> None:
+    """Cancel it if it still runs, once, and wait for its end, whoever else wants us to stop meanwhile.
+
+    A second cancellation (a cancel and a deadline often come together) would interrupt the closing of the
+    backend's connection, and the backend would go on generating for nobody.
+    """
+    asking.cancel()
+    give_up_at, interrupted = time.monotonic() + _CLOSE_SECONDS, False
+    while not asking.done() and (left := give_up_at - time.monotonic()) > 0:
+        try:
+            await asyncio.wait({asking}, timeout=left)
+        except asyncio.CancelledError:
+            interrupted = True
+    if asking.done() and not asking.cancelled():
+        asking.exception()  # it has been raised already, or came too late to matter
+    if interrupted:
+        raise asyncio.CancelledError
 
 
 def _since_ms(start: float, end: float) -> float:
