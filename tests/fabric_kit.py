@@ -17,7 +17,9 @@ from sollol_broker import (
     Submission,
     parse_url,
 )
-from sollol_broker.claim_rule import head_start_ms
+from sollol_broker.broker import Claims, Used
+from sollol_broker.claim_rule import Share, share_of
+from sollol_broker.fair_order import head_start_ms
 from sollol_broker.names import key_part
 
 LEASE_MS = 60_000
@@ -47,8 +49,8 @@ class Fabric:
             "envelope": b"envelope of " + job_id.encode(),
             "inbox": "",
             "result_ttl_ms": TTL_MS,
-            "prompt_tokens": 100,
-            "output_tokens": 100,
+            "prompt_chars": 400,
+            "output_cap": 100,
             "needs": (requires or Requires()).to_bytes(),
         }
         reply = await self.broker.submit(Submission(**(fields | more)))
@@ -60,20 +62,22 @@ class Fabric:
         worker: str = "w1",
         *,
         node: str = "",
-        models: Sequence[str] = ("m",),
+        models: Sequence[str] | Mapping[str, Share] = ("m",),
         ttl_ms: int = TTL_MS,
         fields: Mapping[str, str] | None = None,
         node_fields: Mapping[str, str] | None = None,
     ) -> bool:
         """Advertise a worker; its node is named after it unless told otherwise."""
-        return await self.broker.advertise(
+        usual = share_of(load_ms=0, prompt_ms=1, output_ms=10)
+        advertised = await self.broker.advertise(
             worker,
             node or node_of(worker),
             ttl_ms=ttl_ms,
             worker_fields=fields or {"state": "up"},
             node_fields=node_fields or {"os": "linux"},
-            models=models,
+            models=models if isinstance(models, Mapping) else dict.fromkeys(models, usual),
         )
+        return advertised.new_inbox
 
     def request(self, worker: str = "w1", **more: Any) -> ClaimRequest:
         """What a worker with one lane asks for; `models` may map each model to its load time in ms."""
@@ -93,15 +97,26 @@ class Fabric:
 
     async def claim(self, worker: str = "w1", **more: Any) -> list[Claimed]:
         """Claim as a known worker."""
-        claimed = await self.broker.claim(self.request(worker, **more))
-        assert claimed is not None, f"{worker} is not known"
-        return claimed
+        claims = await self.broker.claim(self.request(worker, **more))
+        assert claims is not None, f"{worker} is not known"
+        return claims.jobs
+
+    async def claim_with(self, request: ClaimRequest) -> list[Claimed]:
+        """Claim with a given request."""
+        claims = await self.broker.claim(request)
+        assert claims is not None, f"{request.worker} is not known"
+        return claims.jobs
 
     async def claim_one(self, worker: str = "w1", **more: Any) -> Claimed:
         """Claim exactly one job."""
         claimed = await self.claim(worker, **more)
         assert len(claimed) == 1, ids(claimed)
         return claimed[0]
+
+    @staticmethod
+    def used(*, prompt_tokens: int = 108, output_tokens: int = 100, run_ms: float = 1_108.0) -> Used:
+        """What a job took; unless told otherwise, what was predicted."""
+        return Used(prompt_tokens, output_tokens, run_ms)
 
     async def call(self, *command: object) -> Any:
         """Any command, for looking at what lies in Redis."""
@@ -160,9 +175,9 @@ def node_of(worker: str) -> str:
     return f"node-of-{worker}"
 
 
-def ids(claimed: Sequence[Claimed]) -> list[str]:
+def ids(claimed: Sequence[Claimed] | Claims | None) -> list[str]:
     """The ids of claimed jobs."""
-    return [each.lease.job_id for each in claimed]
+    return [each.lease.job_id for each in (claimed.jobs if isinstance(claimed, Claims) else claimed or [])]
 
 
 @asynccontextmanager

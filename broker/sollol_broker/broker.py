@@ -13,6 +13,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
+from .claim_rule import Share
 from .codec import pack
 from .errors import BrokerOutdated, BrokerUnavailable
 from .keys import Keys
@@ -31,6 +32,11 @@ class Submission:
     """A job on its way in; field by field what submit.lua takes.
 
     Attributes:
+        prompt_chars: of the prompt's text; extra_tokens: of its pictures. output_cap: most tokens of the answer
+            that the caller allows; 0 = not said. context_tokens: asked for explicitly; 0 = not said.
+        affinity: 8 hex digits that jobs of one conversation share; "" = none.
+        hedge: 1 a second copy may run when the first is late, 0 the fabric's policy decides, -1 never.
+        cache_key: requests with the same key may share one answer; "" = never.
         deadline_ms: from now; 0 = none. needs: msgpack of what a node must have; b"" = nothing.
     """
 
@@ -43,8 +49,14 @@ class Submission:
     envelope: bytes
     inbox: str
     result_ttl_ms: int
-    prompt_tokens: int
-    output_tokens: int
+    prompt_chars: int = 0
+    extra_tokens: int = 0
+    output_cap: int = 0
+    context_tokens: int = 0
+    task: str = "generation"
+    affinity: str = ""
+    hedge: int = -1
+    cache_key: str = ""
     deadline_ms: int = 0
     needs: bytes = b""
     without_node: bool = False
@@ -57,14 +69,21 @@ class Submission:
             self.model,
             key_part(self.model),
             self.app,
+            key_part(self.app),
             self.priority,
             self.head_start_ms,
             int(self.stream),
             self.deadline_ms,
             self.inbox,
             self.result_ttl_ms,
-            self.prompt_tokens,
-            self.output_tokens,
+            self.prompt_chars,
+            self.extra_tokens,
+            self.output_cap,
+            self.context_tokens,
+            self.task,
+            self.affinity,
+            self.hedge,
+            self.cache_key,
             self.needs,
             int(self.without_node),
             self.envelope,
@@ -92,6 +111,10 @@ class Claimed:
     Attributes:
         waited_ms: since it was submitted. deadline_ms: left until its deadline; None = it has none.
         blobs: how many large inputs lie beside the envelope.
+        predicted_ms: what the claim rule expects it to take here. reference_ms: at the workers that would be
+            faster; 0 = there are none.
+        is_hedge: another worker runs it, too; the first answer counts. alone: it has killed workers; run nothing
+            beside it.
     """
 
     lease: Lease
@@ -100,24 +123,42 @@ class Claimed:
     deadline_ms: float | None
     blobs: int
     envelope: bytes
+    predicted_ms: float = 0.0
+    reference_ms: float = 0.0
+    is_hedge: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOffer:
-    """A model and what it costs on the worker that asks, in ms."""
+    """A model and what it costs on the worker that asks, in ms; see `claim_rule.Offer`.
+
+    Attributes:
+        context_tokens: that it can take; 0 = not known.
+    """
 
     model_key: str
     load_ms: float
     prompt_ms: float
     output_ms: float
+    slowdown: float = 0.0
+    context_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LaneOffer:
-    """One LLM server: how many jobs it could start now, of which models."""
+    """One LLM server: how many jobs it could start now, of which models.
+
+    Attributes:
+        busy: jobs that it runs. settled_ms: since it last loaded a model.
+        cached: prompt tokens that it still holds, by affinity.
+    """
 
     free: int
     models: tuple[ModelOffer, ...]
+    busy: int = 0
+    settled_ms: float = 1e12
+    cached: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +189,13 @@ class ClaimRequest:
             "lanes": [
                 {
                     "free": lane.free,
-                    "models": [(m.model_key, m.load_ms, m.prompt_ms, m.output_ms) for m in lane.models],
+                    "busy": lane.busy,
+                    "settled": lane.settled_ms,
+                    "cached": dict(lane.cached),
+                    "models": [
+                        (m.model_key, m.load_ms, m.prompt_ms, m.output_ms, m.slowdown, m.context_tokens)
+                        for m in lane.models
+                    ],
                 }
                 for lane in self.lanes
             ],
@@ -157,11 +204,45 @@ class ClaimRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Claims:
+    """What came of a claim.
+
+    Attributes:
+        jobs: now ours to run. look_again_ms: until a waiting job may suit us; None = a bell will tell.
+    """
+
+    jobs: list[Claimed] = field(default_factory=list)
+    look_again_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a job really took: tokens as the backend reports them, ms from claim to answer; -1 = not known."""
+
+    prompt_tokens: int = -1
+    output_tokens: int = -1
+    run_ms: float = -1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """What came of a finish: whether the answer was taken, and the next jobs (None: advertise first)."""
 
     taken: bool
-    claimed: list[Claimed] | None = field(default_factory=list)
+    claims: Claims | None = field(default_factory=Claims)
+
+
+@dataclass(frozen=True, slots=True)
+class Advertised:
+    """What an advert brings back.
+
+    Attributes:
+        new_inbox: the inbox had to be made: what was sent to it before is lost.
+        controls: what an operator has set for the node, msgpack; empty = nothing.
+    """
+
+    new_inbox: bool
+    controls: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,14 +352,25 @@ class Broker:
         """Put a job in; the raw reply of submit.lua. Safe to repeat."""
         return await self._call("submit", *submission.arguments())
 
-    async def claim(self, request: ClaimRequest) -> list[Claimed] | None:
+    async def claim(self, request: ClaimRequest) -> Claims | None:
         """Take the jobs that suit best; none: the worker now waits in line. None: advertise first."""
         return _claim_reply(await self._call("claim", *request.arguments()))
 
-    async def finish(self, lease: Lease, answer: bytes, then: ClaimRequest | None = None) -> Finished:
+    async def finish(
+        self, lease: Lease, answer: bytes, then: ClaimRequest | None = None, *, used: Used | None = None
+    ) -> Finished:
         """Give the answer and, with `then`, claim the next jobs in the same call."""
-        reply = await self._call("finish", *lease.arguments(), answer, *(then.arguments() if then else ()))
-        return Finished(reply[0] == 1, _claim_reply(reply[1]) if then else [])
+        took = used or Used()
+        reply = await self._call(
+            "finish",
+            *lease.arguments(),
+            answer,
+            took.prompt_tokens,
+            took.output_tokens,
+            round(took.run_ms, 3),
+            *(then.arguments() if then else ()),
+        )
+        return Finished(reply[0] == 1, _claim_reply(reply[1]) if then else Claims())
 
     async def emit(self, lease: Lease, seq: int, piece: bytes) -> bool:
         """Show a piece; False: the job is no longer ours."""
@@ -307,7 +399,7 @@ class Broker:
         """End a job unanswered: "cancelled", the state it had ended in before, or "unknown"."""
         return _text(await self._call("cancel", job_id))
 
-    async def reap(self, *, most: int = 100, most_crashes: int = 5) -> Reaped:
+    async def reap(self, *, most: int = 100, most_crashes: int = 3) -> Reaped:
         """Give back what dead workers held, and end what is past its deadline."""
         reply = await self._call("reap", most, most_crashes)
         return Reaped(*(int(each) for each in reply))
@@ -320,17 +412,13 @@ class Broker:
         ttl_ms: int,
         worker_fields: Mapping[str, str],
         node_fields: Mapping[str, str],
-        models: Sequence[str],
-    ) -> bool:
-        """Say that a worker lives and which models it serves (canonical names).
-
-        Returns:
-            Whether its inbox had to be made: what was sent to it before is lost.
-        """
-        named = [part for model in models for part in (key_part(model), model)]
+        models: Mapping[str, Share],
+    ) -> Advertised:
+        """Say that a worker lives and which models it serves: canonical names, with what it adds to each."""
+        named = [part for model, share in models.items() for part in (key_part(model), model, str(share))]
         fields = (pack(dict(worker_fields)), pack(dict(node_fields)))
         reply = await self._call("advertise", worker, node, ttl_ms, key_part(node), *fields, *named)
-        return bool(reply == 2)
+        return Advertised(reply[0] == 2, bytes(reply[1]))
 
     async def attend(
         self, inbox: str, app: str, *, inbox_ttl_ms: int, app_fields: Mapping[str, str], app_ttl_ms: int
@@ -369,10 +457,11 @@ def _version(info: bytes) -> tuple[int, ...]:
     return tuple(int(each) for each in digits if each.isdigit())
 
 
-def _claim_reply(reply: Any) -> list[Claimed] | None:
+def _claim_reply(reply: Any) -> Claims | None:
     if _text(reply[0]) == "unknown":
         return None
-    return [_claimed(row) for row in reply[1]]
+    look_again_ms = float(reply[2])
+    return Claims([_claimed(row) for row in reply[1]], None if look_again_ms < 0 else look_again_ms)
 
 
 def _claimed(row: Any) -> Claimed:
@@ -384,4 +473,8 @@ def _claimed(row: Any) -> Claimed:
         deadline_ms=None if left < 0 else left,
         blobs=int(row[6]),
         envelope=bytes(row[7]),
+        predicted_ms=float(row[8]),
+        reference_ms=float(row[9]),
+        is_hedge=row[10] == 1,
+        alone=row[11] == 1,
     )

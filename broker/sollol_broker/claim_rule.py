@@ -1,26 +1,66 @@
 """Which waiting job a worker takes: a pure rule. `lua/_rule.lua` is its twin inside Redis.
 
-Plain data in, plain data out: no clock, no Redis, no log. A property test runs both on the same
-states and compares what they choose.
+Plain data in, plain data out: no clock, no Redis, no log. A property test runs both on the same states and
+compares what they choose; `sollol bench replay` runs these very functions in virtual time.
+
+The idea is comparative advantage: a worker takes the job that it is *relatively* least bad at, and a slow
+worker helps the sooner, the longer the queue in front of the fast ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 from .envelope import Requires
-from .words import Priority
 
-# A cold model is left to others, or for later, this long at most: a job waits for a load, not for ever.
-COLD_PATIENCE_MS = 30_000.0
-# Loading costs everybody on the node: a model must be wanted for a few loads' time to be worth a swap.
-COLD_PATIENCE_LOADS = 3.0
+# A usual job, to tell fast workers from slow ones before any job is known.
+TYPICAL_PROMPT, TYPICAL_OUTPUT = 512, 128
+# Where nobody is better, a place further back in line costs as if four slots were.
+_ALONE_CAPACITY = 4.0
+# Jobs over which the loading of their model is spread at most.
+_MOST_SHARING_A_LOAD = 8
+_MOST_CLASS = 40
 
-# Head start in ms by priority: a job of priority 5 yields to newer ones of priority 10 for 15 s, and then
-# never again.
-_HEAD_START_KNOTS = ((0, 360_000.0), (1, 300_000.0), (5, 15_000.0), (10, 0.0))
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The numbers of the rule; docs/routing.md says how they were found.
+
+    Attributes:
+        backlog: φ: how readily a slower worker helps, per job in line and slot of the better ones.
+        regret: cost of overtaking, in ratios, per place in line and slot of the better ones.
+        patience: κ: a job is left to better workers at most this many times what that would save it.
+        most_ratio: r_max: a worker slower than this leaves all but batch work alone until patience ends.
+        cold_patience_ms, cold_patience_loads: a job whose model is not in memory comes first once it has
+            waited this long, and this many loads, on a worker that has served as long since its last load.
+    """
+
+    backlog: float = 3.0
+    regret: float = 0.05
+    patience: float = 1.0
+    most_ratio: float = 6.0
+    cold_patience_ms: float = 30_000.0
+    cold_patience_loads: float = 3.0
+
+
+DEFAULT_WEIGHTS = Weights()
+
+
+@dataclass(frozen=True, slots=True)
+class PaceClass:
+    """Workers of like speed, seen together.
+
+    Attributes:
+        capacity: jobs that they run at once.
+        load_ms: to bring the model into memory; 0 where it is. prompt_ms, output_ms: per token, all slots busy.
+    """
+
+    capacity: float
+    load_ms: float
+    prompt_ms: float
+    output_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +69,23 @@ class Offer:
 
     Attributes:
         load_ms: to bring it into memory; 0 when it is there.
-        prompt_ms: per prompt token.
-        output_ms: per output token.
+        prompt_ms, output_ms: per token when nothing else runs.
+        slowdown: share by which each busy slot slows a job down.
+        busy: slots at work now.
+        waiting: jobs in line for this model. backlog: jobs in line in front of the same workers.
+        settled_ms: since this worker last loaded a model.
+        others: the other workers that serve it.
     """
 
     load_ms: float
     prompt_ms: float
     output_ms: float
+    slowdown: float = 0.0
+    busy: int = 0
+    waiting: int = 1
+    backlog: int = 1
+    settled_ms: float = math.inf
+    others: tuple[PaceClass, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,55 +94,200 @@ class Waiting:
 
     Attributes:
         offer: index of its model's offer.
-        rank_ms: its place in line; lower is sooner.
-        prompt_tokens: of its prompt.
+        position: jobs before it in its queue.
+        prompt_tokens: of its prompt; cached_tokens: of those, already in this worker's cache.
         output_tokens: expected of its answer.
-        submitted_ms: when it came.
+        waited_ms: since it came.
+        is_batch: nobody waits for it at a prompt, so any worker will do.
     """
 
     offer: int
-    rank_ms: float
-    prompt_tokens: int
-    output_tokens: int
-    submitted_ms: float
+    position: int
+    prompt_tokens: float
+    output_tokens: float
+    waited_ms: float
+    cached_tokens: float = 0.0
+    is_batch: bool = False
 
 
-def head_start_ms(priority: int) -> float:
-    """How far behind the newest urgent work a job of this priority enters the line, in ms.
+@dataclass(frozen=True, slots=True)
+class Bid:
+    """What one worker makes of one job; times in ms.
 
-    Linear between the knots: 10 → 0 s, 5 → 15 s, 1 → 300 s, 0 → 360 s. It is an aging bound as well:
-    no job is overtaken by anything that comes later than this.
+    Attributes:
+        own_ms: predicted here, load included.
+        reference_ms: predicted at the better workers; 0 when nobody is better. capacity: their slots.
+        ratio: own to reference. value: the lower, the better the choice.
+        backlog_needed: jobs in line at which this worker would take it.
+        patience_ms: until it takes it in any case; 0 = now.
     """
-    for (low, low_ms), (high, high_ms) in pairwise(_HEAD_START_KNOTS):
-        if low <= priority <= high:
-            return low_ms + (high_ms - low_ms) * (priority - low) / (high - low)
-    raise ValueError(f"priority {priority} is not in 0..{int(Priority.CRITICAL)}")
+
+    own_ms: float
+    reference_ms: float
+    capacity: float
+    ratio: float
+    value: float
+    takes: bool
+    backlog_needed: float = 0.0
+    patience_ms: float = 0.0
 
 
-def choose(offers: Sequence[Offer], jobs: Sequence[Waiting], now_ms: float) -> int | None:
-    """The index of the job to take, or None when there is none.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a worker does now.
 
-    1. Price: load + prompt tokens x pace + expected output tokens x pace, in ms.
-    2. A job for a cold model is late once it has waited 30 s, or three loads if that is longer.
-    3. Warm models first, and late jobs as if warm; among those the least rank + price. Equal values: the
-       first in the list.
+    Attributes:
+        index: of the job to take; None = none of them.
+        bid: for that job.
+        backlog_needed: with no job taken: the backlog at which one would be; inf = none ever.
+        look_again_ms: with no job taken: until the first one's patience ends; inf = never.
+    """
+
+    index: int | None
+    bid: Bid | None = None
+    backlog_needed: float = math.inf
+    look_again_ms: float = math.inf
+
+
+def load_share_ms(offer: Offer) -> float:
+    """The part of a load that one job has to bear: others that wait for the model share it."""
+    return offer.load_ms / min(max(offer.waiting, 1), _MOST_SHARING_A_LOAD)
+
+
+def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid:
+    """Price one job, and compare with the workers that would need less time.
+
+    1. own = share of the load + (prompt tokens not cached x pace + expected output tokens x pace) x slowdown
+       of the busy slots.
+    2. Over the classes that need less than `own`: capacity = sum of theirs, reference = their mean time,
+       weighted by capacity. Nobody is better: take it; its value counts only the load.
+    3. ratio = own / reference. Take it if ratio - 1 <= backlog weight x backlog / capacity, and ratio <= the
+       most.
+    4. Whatever the ratio, take it once it has waited patience x (own - reference).
+    5. value = ratio + regret x position / capacity. A job whose model is cold and that is due goes before all.
+    """
+    slow = 1.0 + offer.slowdown * offer.busy
+    prompt = max(0.0, job.prompt_tokens - job.cached_tokens)
+    service = slow * (offer.prompt_ms * prompt + offer.output_ms * job.output_tokens)
+    own = load_share_ms(offer) + service
+    capacity = total = 0.0
+    for each in offer.others:
+        theirs = each.load_ms + each.prompt_ms * job.prompt_tokens + each.output_ms * job.output_tokens
+        if theirs < own:
+            capacity += each.capacity
+            total += each.capacity * theirs
+    is_due = _is_due(offer, job, weights)
+    if capacity <= 0:
+        ratio = own / service if service > 0 else 1.0
+        value = 0.0 if is_due else ratio + weights.regret * job.position / _ALONE_CAPACITY
+        return Bid(own, 0.0, 0.0, ratio, value, takes=True)
+    reference = total / capacity
+    ratio = own / reference if reference > 0 else math.inf
+    needed = (ratio - 1.0) * capacity / weights.backlog
+    left = max(0.0, weights.patience * (own - reference) - job.waited_ms)
+    helps = needed <= offer.backlog and (job.is_batch or ratio <= weights.most_ratio)
+    value = 0.0 if is_due else ratio + weights.regret * job.position / capacity
+    if helps or left <= 0:
+        return Bid(own, reference, capacity, ratio, value, takes=True)
+    if not (job.is_batch or ratio <= weights.most_ratio):
+        needed = math.inf
+    return Bid(own, reference, capacity, ratio, value, takes=False, backlog_needed=needed, patience_ms=left)
+
+
+def choose(offers: Sequence[Offer], jobs: Sequence[Waiting], weights: Weights = DEFAULT_WEIGHTS) -> Choice:
+    """The job to take: the least value among those that pass; of equal ones, the one that waited longest.
+
+    When none passes: at which backlog, and after which time, one would.
     """
     best: int | None = None
-    best_key = (True, 0.0)
+    best_bid: Bid | None = None
+    needed = again = math.inf
     for index, job in enumerate(jobs):
-        offer = offers[job.offer]
-        key = (offer.load_ms > 0 and not _is_late(offer, job, now_ms), job.rank_ms + _price(offer, job))
-        if best is None or key < best_key:
-            best, best_key = index, key
-    return best
+        bid = weigh(offers[job.offer], job, weights)
+        if not bid.takes:
+            needed, again = min(needed, bid.backlog_needed), min(again, bid.patience_ms)
+        elif (
+            best is None
+            or best_bid is None
+            or bid.value < best_bid.value
+            or (bid.value == best_bid.value and job.waited_ms > jobs[best].waited_ms)
+        ):
+            best, best_bid = index, bid
+    if best is not None:
+        return Choice(best, best_bid)
+    return Choice(None, None, needed, again)
 
 
-def _price(offer: Offer, job: Waiting) -> float:  # 1
-    return offer.load_ms + offer.prompt_ms * job.prompt_tokens + offer.output_ms * job.output_tokens
+def _is_due(offer: Offer, job: Waiting, weights: Weights) -> bool:
+    loads_ms = weights.cold_patience_loads * offer.load_ms
+    return (
+        offer.load_ms > 0
+        and job.waited_ms >= max(weights.cold_patience_ms, loads_ms)
+        and offer.settled_ms >= loads_ms
+    )
 
 
-def _is_late(offer: Offer, job: Waiting, now_ms: float) -> bool:  # 2
-    return now_ms - job.submitted_ms >= max(COLD_PATIENCE_MS, COLD_PATIENCE_LOADS * offer.load_ms)
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one worker adds to the others' view of a model: whole numbers, so that sums stay exact.
+
+    Attributes:
+        group: number of its class. capacity: its slots.
+        load_ms: rounded. prompt_us, output_us: per token with all slots busy, in µs.
+        context_tokens: the longest context it takes; 0 = not known.
+    """
+
+    group: int
+    capacity: int
+    load_ms: int
+    prompt_us: int
+    output_us: int
+    context_tokens: int = 0
+
+    def __str__(self) -> str:
+        """As `_classes.lua` reads it."""
+        parts = (self.group, self.capacity, self.load_ms, self.prompt_us, self.output_us, self.context_tokens)
+        return "|".join(map(str, parts))
+
+
+def share_of(
+    *,
+    load_ms: float,
+    prompt_ms: float,
+    output_ms: float,
+    slowdown: float = 0.0,
+    slots: int = 1,
+    context_tokens: int = 0,
+) -> Share:
+    """A worker's share of a model's capacity. Its class: log2 of a usual job's time there, load included.
+
+    Workers that hold the model in memory have even numbers, the others odd ones.
+    """
+    full = 1.0 + slowdown * max(0, slots - 1)
+    prompt_us, output_us = round(prompt_ms * full * 1000), round(output_ms * full * 1000)
+    usual_ms = load_ms + (TYPICAL_PROMPT * prompt_us + TYPICAL_OUTPUT * output_us) / 1000
+    group = 2 * min(_MOST_CLASS, int(math.log2(max(1.0, usual_ms)))) + (load_ms > 0)
+    return Share(group, slots, round(load_ms), prompt_us, output_us, context_tokens)
+
+
+def together(shares: Sequence[Share]) -> Share:
+    """One worker's share when several of its servers have the model: all their slots, at the best one's pace."""
+    best = min(shares, key=lambda share: share.group)
+    return replace(best, capacity=sum(share.capacity for share in shares))
+
+
+def classes_of(shares: Sequence[Share]) -> tuple[PaceClass, ...]:
+    """The classes that these workers form, by number."""
+    sums: dict[int, list[int]] = {}
+    for share in shares:
+        total = sums.setdefault(share.group, [0, 0, 0, 0])
+        for index, part in enumerate((1, share.load_ms, share.prompt_us, share.output_us)):
+            total[index] += share.capacity * part
+    return tuple(
+        PaceClass(capacity, load / capacity, prompt / capacity / 1000, output / capacity / 1000)
+        for _, (capacity, load, prompt, output) in sorted(sums.items())
+        if capacity > 0
+    )
 
 
 def fits(requires: Requires, *, node: str, labels: Sequence[str], vram_mib: int) -> bool:

@@ -140,7 +140,15 @@ class BackendTimeout(BackendError):
 
 
 class DeadlineExceeded(JobFailed):
-    """The job's deadline passed before it had an answer."""
+    """The job's deadline passed before it had an answer, or is sure to.
+
+    Attributes:
+        retry_after: seconds after which a new try makes sense; None when the job was accepted and ran out of time.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class JobCancelled(JobFailed, concurrent.futures.CancelledError):
@@ -194,7 +202,7 @@ def from_wire(data: Mapping[str, Any]) -> SollolError:
     Exception.__init__(error, message)
     defaults: dict[str, Any] = {
         **{"field": "", "reasons": {}, "status": None, "retryable": False},
-        **{"partial": "", "phase": "", "attempts": 0},
+        **{"partial": "", "phase": "", "attempts": 0, "retry_after": None},
     }
     for name, default in defaults.items():
         setattr(error, name, data.get(name, default))

@@ -72,9 +72,49 @@ class Keys:
         """Hash: what a node has finished: counts and sums. TTL 7 d after the last job."""
         return f"{self.prefix}:tally:{key_part(node)}"
 
+    def armed(self, model_key: str) -> str:
+        """Zset: workers that would help once so many jobs wait for this model. TTL 60 s."""
+        return f"{self.prefix}:armed:{model_key}"
+
+    def shares(self, model_key: str) -> str:
+        """Hash: what each worker adds to a model's capacity (`claim_rule.Share`). TTL of the advert."""
+        return f"{self.prefix}:shares:{model_key}"
+
+    def classes(self, model_key: str) -> str:
+        """Hash: the sums of the shares by class, and the fastest one's pace. TTL of the advert."""
+        return f"{self.prefix}:classes:{model_key}"
+
+    def fair(self, model_key: str) -> str:
+        """Hash: virtual time and tags of a queue's applications. Vanishes with its last unfinished job."""
+        return f"{self.prefix}:fair:{model_key}"
+
+    def learned(self, model_key: str) -> str:
+        """Hash: characters per token, and usual lengths of answers. TTL 30 d after the last job."""
+        return f"{self.prefix}:learned:{model_key}"
+
+    def late(self, model_key: str) -> str:
+        """Hash: histogram of real to predicted run times, for hedging. TTL 30 d after the last job."""
+        return f"{self.prefix}:late:{model_key}"
+
+    def cached(self, model_key: str) -> str:
+        """Zset: cache keys of a model's answers, by when they run out (ms). TTL of the longest of them."""
+        return f"{self.prefix}:cached:{model_key}"
+
+    def cache(self, request: str) -> str:
+        """String: id of the job that answers, or has answered, this very request. Lives like that job."""
+        return f"{self.prefix}:cache:{request}"
+
+    def usage(self, app: str) -> str:
+        """Hash: unfinished jobs and rates of an application. TTL 7 d after its last job."""
+        return f"{self.prefix}:usage:{key_part(app)}"
+
+    def pace(self, node: str, model_key: str) -> str:
+        """Hash: how fast a node has run a model. TTL 30 d."""
+        return f"{self.prefix}:pace:{key_part(node)}:{model_key}"
+
     @property
     def leases(self) -> str:
-        """Zset: running jobs by lease deadline, Redis time in ms. Permanent."""
+        """Zset: running jobs by lease deadline, Redis time in ms; "ID|h" for a hedge's. Permanent."""
         return f"{self.prefix}:leases"
 
     @property
@@ -122,6 +162,36 @@ class Keys:
         """Hash: admission: when memory was last looked at, and whether it was full. Permanent."""
         return f"{self.prefix}:limits"
 
+    @property
+    def hedges(self) -> str:
+        """Zset: running jobs of which a second copy may start, by when they are late (ms). Permanent."""
+        return f"{self.prefix}:hedges"
+
+    @property
+    def hedging(self) -> str:
+        """Hash: how much extra work hedging may still do. Permanent."""
+        return f"{self.prefix}:hedging"
+
+    @property
+    def crashes(self) -> str:
+        """Zset: workers that died with jobs, by when that was noticed (ms); the last 10 minutes. Permanent."""
+        return f"{self.prefix}:crashes"
+
+    @property
+    def controls(self) -> str:
+        """Hash: node key → what an operator has set for the node. Permanent."""
+        return f"{self.prefix}:controls"
+
+    @property
+    def policy(self) -> str:
+        """Hash: limits of queues and quotas of applications. Permanent."""
+        return f"{self.prefix}:policy"
+
+    @property
+    def caches(self) -> str:
+        """Hash: model key → how often its cached answers were dropped. Permanent."""
+        return f"{self.prefix}:caches"
+
 
 _PERMANENT = (
     "leases",
@@ -134,10 +204,16 @@ _PERMANENT = (
     "models",
     "stats",
     "limits",
+    "hedges",
+    "hedging",
+    "crashes",
+    "controls",
+    "policy",
+    "caches",
 )
 
 
 def is_permanent(key: str) -> bool:
-    """Whether `key` may lack a TTL: it is one of the few that live for ever, or a non-empty queue."""
+    """Whether `key` may lack a TTL: it is one of the few that live for ever, or a queue with jobs."""
     _, _, rest = key.partition("}:")
-    return rest in _PERMANENT or rest.startswith("queue:")
+    return rest in _PERMANENT or rest.startswith(("queue:", "fair:"))

@@ -12,7 +12,10 @@ from functools import cache
 from importlib.resources import files
 
 # In the order in which they need each other; the rest are verbs, one per file.
-_GROUND = ("_keys", "_base", "_rule", "_fits")
+_GROUND = (
+    *("_keys", "_rule", "_order", "_fits", "_words", "_classes", "_fair"),
+    *("_base", "_hedge", "_heads", "_admit"),
+)
 VERBS = (
     "submit",
     "claim",

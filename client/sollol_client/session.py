@@ -23,7 +23,6 @@ from sollol_broker.errors import (
     ClientClosed,
     JobLost,
     NoNodeForModel,
-    QueueFull,
     SollolError,
 )
 from sollol_broker.inbox import EntryFields, Inbox
@@ -35,6 +34,7 @@ from sollol_broker.version import VERSION
 
 from .answer import Delta
 from .follow import Follower
+from .refused import refusal
 from .request import Request
 from .streams import StreamReader
 
@@ -306,11 +306,10 @@ class Session:
             # Sent before, by us or by somebody with the same key: its answer may already lie in its events.
             self._own(self._attach(following))
         elif word == b"full":
-            error = QueueFull(
-                "Redis has too little memory left for new jobs: wait until some are done, or raise maxmemory",
-                retry_after=int(reply[2]) / 1000,
+            model = following.request.model if following.request is not None else ""
+            self._end(
+                following, refusal(reply[1].decode(), int(reply[2]) / 1000, model=model, app=self.app)
             )
-            self._end(following, error)
         else:
             self._on_its_way_by(following, self._refuse(following))
 

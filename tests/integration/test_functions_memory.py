@@ -77,7 +77,7 @@ async def test_when_memory_is_full_all_but_submit_goes_on(fabric: Fabric) -> Non
     assert await broker.emit(leases[0], 1, b"piece")
     finished = await broker.finish(leases[0], b"answer", fabric.request("w1"))
     assert finished.taken
-    assert ids(finished.claimed or []) == ["j5"]
+    assert ids(finished.claims) == ["j5"]
     assert await broker.fail(leases[1], b"error", retry=True, most_errors=3, backoff_ms=60_000) == "retry"
     assert await broker.fail(leases[2], b"error", retry=False, most_errors=3, backoff_ms=0) == "end"
     assert await broker.release(leases[3])

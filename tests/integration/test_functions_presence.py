@@ -150,9 +150,9 @@ async def test_an_advert_keeps_what_the_last_claim_took(fabric: Fabric) -> None:
     await fabric.worker("w1")
     await fabric.submit("j1")
     request = fabric.request("w1")
-    assert ids(await fabric.broker.claim(request) or []) == ["j1"]
+    assert ids(await fabric.claim_with(request)) == ["j1"]
     await fabric.worker("w1")
-    assert ids(await fabric.broker.claim(request) or []) == ["j1"]
+    assert ids(await fabric.claim_with(request)) == ["j1"]
 
 
 # --- leave

@@ -193,13 +193,7 @@ async def test_no_prompt_shows_anywhere(fabric: Fabric, registry: Registry) -> N
 
 
 async def test_a_name_that_is_no_plain_part_of_a_key(fabric: Fabric, registry: Registry) -> None:
-    await fabric.broker.advertise(
-        *("w9", "Node With:Colon"),
-        ttl_ms=TTL_MS,
-        worker_fields={"state": "up"},
-        node_fields={"os": "linux"},
-        models=["hf.co/x:q4"],
-    )
+    await fabric.worker("w9", node="Node With:Colon", models=["hf.co/x:q4"])
     await fabric.submit("j1", model="hf.co/x:q4")
     assert await registry.position("j1") == 0
     assert [queue.model for queue in await registry.queues()] == ["hf.co/x:q4"]

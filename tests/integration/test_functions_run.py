@@ -100,7 +100,7 @@ async def test_each_attempt_counts_its_pieces_anew(fabric: Fabric) -> None:
 async def test_an_answer_ends_the_job(fabric: Fabric) -> None:
     lease = await _running(fabric, deadline_ms=9_000, blobs=(b"picture",))
     finished = await fabric.broker.finish(lease, b"answer")
-    assert (finished.taken, finished.claimed) == (True, [])
+    assert (finished.taken, ids(finished.claims)) == (True, [])
     end = {"t": "end", "x": "done", "f": "1", "d": "answer"}
     assert (await fabric.entries(fabric.keys.events("j1")))[-1] == end
     assert await _inbox(fabric, "end") == [{**end, "j": "j1"}]
@@ -167,7 +167,7 @@ async def test_a_late_answer_does_not_revive_a_dead_lease(fabric: Fabric) -> Non
 async def test_a_counter_that_rolled_back_does_not_let_a_zombie_in(fabric: Fabric) -> None:
     zombie = await _running(fabric)
     await fabric.broker.release(zombie)
-    await fabric.call("HSET", fabric.keys.job("j1"), "fence", "0")  # Redis came back without its last second
+    await fabric.call("HSET", fabric.keys.job("j1"), "top", "0")  # Redis came back without its last second
     owner = (await fabric.claim_one("w2")).lease
     assert owner.fence == zombie.fence
     assert not (await fabric.broker.finish(zombie, b"zombie")).taken
@@ -181,17 +181,18 @@ async def test_finish_takes_the_next_job_in_the_same_call(fabric: Fabric) -> Non
     request = fabric.request("w1")
     finished = await fabric.broker.finish(lease, b"answer", request)
     assert finished.taken
-    assert ids(finished.claimed or []) == ["j2"]
+    assert ids(finished.claims) == ["j2"]
     again = await fabric.broker.finish(lease, b"answer", request)  # its reply was lost
     assert again.taken
-    assert finished.claimed is not None
-    assert [each.lease for each in again.claimed or []] == [each.lease for each in finished.claimed]
+    assert again.claims is not None
+    assert finished.claims is not None
+    assert [each.lease for each in again.claims.jobs] == [each.lease for each in finished.claims.jobs]
     assert await fabric.state("j2") == "running"
 
 
 async def test_finish_waits_in_line_when_there_is_nothing_more(fabric: Fabric) -> None:
     lease = await _running(fabric)
-    assert (await fabric.broker.finish(lease, b"answer", fabric.request("w1"))).claimed == []
+    assert ids((await fabric.broker.finish(lease, b"answer", fabric.request("w1"))).claims) == []
     assert await fabric.members(fabric.keys.idle("m")) == ["w1"]
 
 
@@ -200,7 +201,7 @@ async def test_finish_by_a_worker_whose_advert_ran_out_keeps_the_answer(fabric: 
     await fabric.call("DEL", fabric.keys.worker("w1"))
     finished = await fabric.broker.finish(lease, b"answer", fabric.request("w1"))
     assert finished.taken
-    assert finished.claimed is None
+    assert finished.claims is None
     assert await fabric.state("j1") == "done"
 
 

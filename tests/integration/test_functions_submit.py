@@ -31,7 +31,8 @@ async def test_a_job_lies_in_its_queue(fabric: Fabric) -> None:
     }
     assert job["env"] == "envelope of j1"
     assert before <= float(job["submitted"]) <= after
-    assert float(job["rank"]) == pytest.approx(float(job["submitted"]) + 15_000, abs=0.002)
+    # 108 prompt tokens of 1 ms and 100 of 10 ms on one slot, ten times that back, and 15 s for its priority.
+    assert float(job["rank"]) == pytest.approx(15_000 + 10 * (108 + 100 * 10), abs=0.002)
     assert float(job["deadline"]) == pytest.approx(float(job["submitted"]) + 9_000, abs=0.002)
     assert await fabric.queue() == ["j1"]
     assert await fabric.members(fabric.keys.deadlines) == ["j1"]
@@ -133,7 +134,7 @@ async def test_requirements_that_no_worker_could_read(fabric: Fabric, needs: byt
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"head_start_ms": "x"}, {"deadline_ms": "x"}, {"result_ttl_ms": "x"}, {"prompt_tokens": "x"}],
+    [{"head_start_ms": "x"}, {"deadline_ms": "x"}, {"result_ttl_ms": "x"}, {"prompt_chars": "x"}],
     ids=lambda wrong: next(iter(wrong)),
 )
 async def test_a_number_that_is_none_writes_nothing(fabric: Fabric, wrong: dict[str, Any]) -> None:

@@ -96,13 +96,14 @@ async def test_metadata_and_trace_reach_whoever_claims_the_job(redis_url: str) -
         )
         await wait_until(lambda: _waits(client, job.id), timeout=5, what="it to wait")
         lane = LaneOffer(1, (ModelOffer("tiny", 0.0, 1.0, 1.0),))
-        claimed = await broker.claim(ClaimRequest("w1", "n1", "n0nce", 5000, (lane,), 1))
-        assert claimed is not None
-        envelope = Envelope.from_bytes(claimed[0].envelope)
+        claims = await broker.claim(ClaimRequest("w1", "n1", "n0nce", 5000, (lane,), 1))
+        assert claims is not None
+        (claimed,) = claims.jobs
+        envelope = Envelope.from_bytes(claimed.envelope)
         await job.cancel()
     await broker.leave("w1")
     await broker.close()
-    assert claimed[0].lease.job_id == job.id
+    assert claimed.lease.job_id == job.id
     assert envelope.metadata == {"user": "me", "tags": ["a", 1]}
     assert envelope.trace is not None
     assert envelope.trace.model_dump() == trace

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from sollol_broker.broker import Broker
+from sollol_broker.claim_rule import Share, together
 from sollol_broker.errors import SollolError
 from sollol_broker.version import VERSION
 
@@ -79,8 +80,7 @@ class Advertiser:
         async with self._once:
             await asyncio.gather(*(lane.refresh() for lane in self._lanes))
             self.last_hardware = await asyncio.to_thread(self._hardware.read)
-            models = [] if self._draining else sorted({name for lane in self._lanes for name in lane.models})
-            is_new = await self._broker.advertise(
+            advertised = await self._broker.advertise(
                 self._worker,
                 self._config.node,
                 ttl_ms=round(self._config.advertise_seconds * _ADVERTS_PER_TTL * 1000),
@@ -90,9 +90,9 @@ class Advertiser:
                     "os": f"{platform.system()} {platform.machine()}",
                     "hardware": json.dumps(self.last_hardware.as_dict()),
                 },
-                models=models,
+                models={} if self._draining else self._shares(),
             )
-        if is_new:
+        if advertised.new_inbox:
             self._on_new_inbox()
         self._on_change()
 
@@ -103,6 +103,13 @@ class Advertiser:
                 await self.advertise()
             except SollolError as error:
                 log.warning("advert: %s", error)
+
+    def _shares(self) -> dict[str, Share]:
+        names = sorted({name for lane in self._lanes for name in lane.models})
+        return {
+            name: together([lane.share(name) for lane in self._lanes if name in lane.models])
+            for name in names
+        }
 
     def _worker_fields(self) -> dict[str, str]:
         slots = sum(lane.slots for lane in self._lanes if lane.models)

@@ -24,7 +24,8 @@ class WorkerConfig:
             can be swallowed by a process that hangs.
         reap_seconds: between two looks for jobs of dead workers.
         most_errors: backend errors after which a job fails for good.
-        most_crashes: workers that may die with a job before it goes to the dead letters.
+        most_crashes: workers that may die with a job before it goes to the dead letters; before the last
+            one it is run alone.
         drain_seconds: on SIGTERM, how long running jobs may take to end before they are handed back.
     """
 
@@ -36,7 +37,7 @@ class WorkerConfig:
     poll_seconds: float = 1.5
     reap_seconds: float = 2.5
     most_errors: int = 4
-    most_crashes: int = 5
+    most_crashes: int = 3
     drain_seconds: float = 30.0
     timeouts: Timeouts = field(default_factory=Timeouts)
 

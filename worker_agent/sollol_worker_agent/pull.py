@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from sollol_broker.broker import Broker, Claimed, ClaimRequest, Lease
+from sollol_broker.broker import Broker, Claimed, ClaimRequest, Claims, Lease, Used
 from sollol_broker.envelope import Envelope
 from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded, InvalidJob, SollolError
 from sollol_broker.outcome import pack_error
@@ -41,11 +41,14 @@ class Running:
 
     Attributes:
         asked_at: monotonic time when its claim was sent; its lease began no sooner.
+        busy: jobs in its lane when it began, itself included.
     """
 
     lease: Lease
     lane: Lane
     asked_at: float
+    alone: bool = False
+    busy: int = 1
     task: asyncio.Task[None] | None = None
     called_off: bool = False
     # Its answer is on the way: cutting that off would lose the jobs that the same call claims.
@@ -74,6 +77,7 @@ class Puller:
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
     _loop_task: asyncio.Task[None] | None = None
+    _look_timer: asyncio.TimerHandle | None = None
     _claims: int = 0
     _called_off_early: OrderedDict[tuple[str, int], None] = field(default_factory=OrderedDict)
     _reports: set[asyncio.Task[None]] = field(default_factory=set)
@@ -144,6 +148,8 @@ class Puller:
                     await self._wake.wait()
 
     def _free(self) -> int:
+        if any(running.alone for running in self.running.values()):
+            return 0
         free = sum(lane.free for lane in self.lanes)
         if self.config.slots is None:
             return free
@@ -166,10 +172,10 @@ class Puller:
     async def _claim(self) -> None:
         self._claiming, asked_at = True, time.monotonic()
         try:
-            claimed = await self.broker.claim(self._request())
+            claims = await self.broker.claim(self._request())
         finally:
             self._claimed()
-        await self._take(claimed, asked_at)
+        await self._take(claims, asked_at)
 
     def _claimed(self) -> None:
         self._claiming = False
@@ -177,13 +183,22 @@ class Puller:
             self._missed = False
             self.wake()
 
-    async def _take(self, claimed: list[Claimed] | None, asked_at: float) -> None:
-        if claimed is None:
+    async def _take(self, claims: Claims | None, asked_at: float) -> None:
+        if claims is None:
             await self.advertise()
             self.wake()
             return
-        for job in claimed:
+        if claims.look_again_ms is not None:
+            self._look_again_in(claims.look_again_ms / 1000)
+        for job in claims.jobs:
             self._begin(job, asked_at)
+
+    def _look_again_in(self, seconds: float) -> None:
+        """A waiting job may suit us by then; sooner than the usual look."""
+        if seconds < self.config.poll_seconds:
+            if self._look_timer is not None:
+                self._look_timer.cancel()
+            self._look_timer = asyncio.get_running_loop().call_later(seconds, self.wake)
 
     def _begin(self, claimed: Claimed, asked_at: float) -> None:
         lease = claimed.lease
@@ -199,8 +214,8 @@ class Puller:
             self._reports.add(report)
             report.add_done_callback(self._reports.discard)
             return
-        running = Running(lease, lane, asked_at)
         lane.busy += 1
+        running = Running(lease, lane, asked_at, alone=claimed.alone, busy=lane.busy)
         self.running[lease.job_id] = running
         running.task = asyncio.create_task(self._run(running, claimed, envelope))
 
@@ -237,10 +252,18 @@ class Puller:
                 running.lease, BackendError(f"the worker failed ({type(error).__name__})", retryable=True)
             )
         else:
+            run_ms = (time.monotonic() - running.asked_at) * 1000
+            running.lane.learn(
+                answered.model,
+                answered.fields,
+                busy=(running.busy + running.lane.busy) / 2,
+                predicted_ms=claimed.predicted_ms,
+                actual_ms=run_ms,
+            )
             running.lane.busy -= 1
-            running.lane.learn(answered.model, answered.fields)
             running.delivering = True
-            await self._finish(running.lease, answered.data)
+            used = Used(answered.prompt_tokens, answered.output_tokens, run_ms)
+            await self._finish(running.lease, answered.data, used)
         finally:
             # Not before: until Redis has the answer, the heartbeat must keep the lease.
             if self.running.get(running.lease.job_id) is running:
@@ -248,7 +271,7 @@ class Puller:
             if not running.delivering:  # a delivery claims by itself
                 self.wake()
 
-    async def _finish(self, lease: Lease, answer: bytes) -> None:
+    async def _finish(self, lease: Lease, answer: bytes, used: Used) -> None:
         claims_too = not self._claiming and not self._stopping
         self._missed = (
             self._missed or self._claiming
@@ -256,7 +279,7 @@ class Puller:
         then = self._request() if claims_too else None
         self._claiming, asked_at = self._claiming or claims_too, time.monotonic()
         try:
-            finished = await self.broker.finish(lease, answer, then)
+            finished = await self.broker.finish(lease, answer, then, used=used)
         except SollolError as error:
             # The lease runs out by itself and the job is answered again: at least once, never silence.
             log.warning("job %s: its answer could not be delivered: %s", lease.job_id, error)
@@ -267,7 +290,7 @@ class Puller:
         if not finished.taken:
             log.info("job %s: the answer came too late, the job is no longer ours", lease.job_id)
         if claims_too:
-            await self._take(finished.claimed, asked_at)
+            await self._take(finished.claims, asked_at)
 
     async def _report(self, lease: Lease, error: SollolError, lane: Lane | None = None) -> None:
         if isinstance(error, DeadlineExceeded):

@@ -34,6 +34,16 @@ class Answered:
     model: str
     fields: dict[str, Any]
 
+    @property
+    def prompt_tokens(self) -> int:
+        """As the backend counted them; -1 = it did not."""
+        return _count(self.fields, "prompt_eval_count")
+
+    @property
+    def output_tokens(self) -> int:
+        """As the backend counted them; embeddings have none; -1 = it did not."""
+        return _count(self.fields, "eval_count")
+
 
 class Runner:
     """One attempt at one job.
@@ -180,6 +190,11 @@ async def _stopped(asking: asyncio.Task[Any]) -> None:
         asking.exception()  # it has been raised already, or came too late to matter
     if interrupted:
         raise asyncio.CancelledError
+
+
+def _count(fields: Mapping[str, Any], name: str) -> int:
+    value = fields.get(name)
+    return value if isinstance(value, int) and value >= 0 else -1
 
 
 def _since_ms(start: float, end: float) -> float:

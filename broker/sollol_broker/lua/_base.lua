@@ -1,29 +1,18 @@
 -- What several verbs share. Fields of a job's hash, all strings:
 --   state model queue app priority stream inbox ttl      fixed at submit (queue = model key)
 --   rank member submitted deadline                       order; times in ms of Redis' own clock
+--   task chars context cache hedge                       what is known of the request (features.py)
+--   fair                                                 its turn: see _fair.lua
+--   top                                                  the highest fence given out
 --   fence nonce worker node node_key claimed first seq   of the present attempt (node_key = key part of node)
---   lease                                                its length in ms
+--   lease predicted                                      its length, and the predicted run time, in ms
+--   hfence hnonce hworker hnode hnode_key hclaimed       of the second copy, while there is one: see _hedge.lua
 --   attempt crashes errors releases failed               counters; failed = "|node key|node key|"
 --   failed_at                                            when the last attempt failed
 --   env blobs requires                                   the body; deleted at the end
+--   why no:NODE past                                     for `explain`: how it was claimed; who left it and why;
+--                                                        attempts without an answer, "attempt,node,claimed,ended,how;"
 --   ended
-local FENCED = true                        -- a test turns this off, and must then see answers doubled
-
-local IDLE_TTL_MS = 60000                  -- an idle worker looks again every 1-2 s and renews this
-local EVENTS_MAXLEN = 20000                -- entries; a stream longer than this is trimmed at its old end
-local INBOX_MAXLEN = 100000
-local ENDED_KEPT = 1000
-local DEAD_KEPT = 10000
-local TALLY_TTL_MS = 7 * 24 * 3600 * 1000
-
-local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + t[2] / 1000
-end
-
--- Lua prints large numbers as 1.7e+12; scores and times need every digit.
-local function ms(x) return string.format('%.3f', x) end
-
 -- Whether the caller still owns the attempt. Both are needed: the counter orders attempts for readers, but
 -- rolls back with a Redis that lost its last second; the nonce does not repeat.
 local function held(state, fence, nonce, my_fence, my_nonce)
@@ -39,33 +28,57 @@ local function tell(F, who, ...)
   return false
 end
 
-local function wake(F, idle, worker, model)
-  redis.call('ZREM', idle, worker)
+local function wake(F, model, worker)
+  redis.call('ZREM', idle_key(F, model), worker)
+  redis.call('ZREM', armed_key(F, model), worker)
   return tell(F, worker, 't', 'bell', 'm', model) and true or false
 end
 
--- Wakes one worker: the cheapest that waits for this model and is still there. Returns whether one was woken.
+-- Wakes one worker: the cheapest that waits for this model and is still there; without one, a worker that would help at
+-- the backlog there is now. Returns whether one was woken.
 -- last: a worker that is woken only if there is no other; nil for none.
 local function ring(F, model, last)
-  local idle, at = idle_key(F, model), 0
+  local at = 0
   for _ = 1, 8 do                          -- each turn drops one that died waiting
-    local worker = redis.call('ZRANGE', idle, at, at)[1]
+    local worker = redis.call('ZRANGE', idle_key(F, model), at, at)[1]
     if not worker then break end
     if worker == last then
       at = 1
-    elseif wake(F, idle, worker, model) then
+    elseif wake(F, model, worker) then
       return true
     end
   end
-  return at == 1 and wake(F, idle, last, model)
+  local backlog = redis.call('ZCARD', queue_key(F, model))
+  for _ = 1, 8 do
+    local worker = redis.call('ZRANGE', armed_key(F, model), '-inf', backlog, 'BYSCORE', 'LIMIT', 0, 1)[1]
+    if not worker then break end
+    if wake(F, model, worker) then return true end
+  end
+  return at == 1 and wake(F, model, last)
+end
+
+-- The workers of a model have become fewer or slower: somebody who declined may have to help now.
+local function rouse(F, model)
+  if redis.call('EXISTS', queue_key(F, model)) == 0 or ring(F, model) then return end
+  local worker = redis.call('ZRANGE', armed_key(F, model), 0, 0)[1]
+  if worker then wake(F, model, worker) end
 end
 
 -- A waiting job's member in its queue carries all that a claim needs to judge it, so one ZRANGE reads it:
--- id|prompt tokens|expected output tokens|submitted (whole ms)|flags, flags out of x (has failed somewhere), r (requires)
+-- id|prompt tokens|expected output tokens|submitted (whole ms)|flags|affinity
+-- flags out of b (batch), c (needs a longer context than its prompt), q (quarantine), r (requires), x (has failed somewhere)
 local function with_flag(member, flag)
-  local head, flags = string.match(member, '^(.*|)([a-z]*)$')
+  local head, flags, affinity = string.match(member, '^(.*|)([a-z]*)(|[^|]*)$')
   if string.find(flags, flag, 1, true) then return member end
-  return head .. flags .. flag
+  return head .. flags .. flag .. affinity
+end
+
+-- Notes how an attempt ended that gave no answer.
+local function note_attempt(F, id, how, now)
+  local job = job_key(F, id)
+  local h = redis.call('HMGET', job, 'past', 'attempt', 'node', 'claimed')
+  local past = (h[1] or '') .. string.format('%s,%s,%s,%s,%s;', h[2], h[3] or '', h[4] or '', ms(now), how)
+  if #past < 4000 then redis.call('HSET', job, 'past', past) end
 end
 
 -- Puts a job that is nobody's back in line, at its old rank; due > 0: not before that moment. from: the worker
@@ -75,7 +88,9 @@ local function requeue(F, id, model, member, rank, due, from)
   redis.call('HSET', job, 'state', 'queued', 'member', member)
   redis.call('HDEL', job, 'nonce', 'worker')
   redis.call('ZREM', F .. ':leases', id)
+  redis.call('ZREM', F .. ':hedges', id)
   redis.call('HINCRBY', F .. ':stats', 'requeued', 1)
+  rejoin_line(F, model, read_fair(redis.call('HGET', job, 'fair')))
   if due > 0 then
     redis.call('ZADD', F .. ':delayed', ms(due), id)
   else
@@ -97,32 +112,65 @@ local function promote(F, now)
   end
 end
 
+-- What a second copy leaves behind when it is no longer one.
+local function forget_hedge(F, id)
+  redis.call('HDEL', job_key(F, id), 'hfence', 'hnonce', 'hworker', 'hnode', 'hnode_key', 'hclaimed')
+  redis.call('ZREM', F .. ':leases', id .. '|h')
+end
+
+-- The answer of a job that ran to its end is kept for those who asked the same; any other end lets them ask anew.
+local function settle_cache(F, model, request, state, ttl, now)
+  if request == '' then return end
+  if state ~= 'done' then
+    redis.call('DEL', cache_key(F, request))
+    return
+  end
+  redis.call('PEXPIRE', cache_key(F, request), ttl)
+  local cached = cached_key(F, model)
+  redis.call('ZADD', cached, ms(now + ttl), request)
+  redis.call('ZREMRANGEBYSCORE', cached, '-inf', ms(now))
+  if redis.call('PTTL', cached) < tonumber(ttl) then redis.call('PEXPIRE', cached, ttl) end
+end
+
 -- The one and only end of a job: data (the answer or the error, msgpack; '' where the state says it all) goes to its
--- events and to its submitter, the body goes away, the rest stays for the result's TTL. The caller has checked that the
--- job has not ended.
-local function end_job(F, id, state, data, now)
+-- events and to its submitter, the body goes away (a dead letter keeps it, to be tried again), the rest stays for the
+-- result's TTL. used: reference ms that it took, nil if not known. The caller has checked that the job has not ended.
+local function end_job(F, id, state, data, now, used)
   local job = job_key(F, id)
   local h = redis.call('HMGET', job, 'fence', 'inbox', 'ttl', 'deadline', 'queue', 'member', 'node_key', 'claimed', 'state',
-    'blobs')
+    'blobs', 'fair', 'cache', 'hworker', 'hfence')
+  local is_dead, waited, fair = state == 'dead', h[9] ~= 'running', read_fair(h[11])
   redis.call('HSET', job, 'state', state, 'ended', ms(now))
-  if state ~= 'dead' then redis.call('HDEL', job, 'env', 'requires', 'member') end
-  if h[10] ~= '0' then redis.call('DEL', blob_key(F, id)) end
-  if h[9] == 'running' then
-    redis.call('ZREM', F .. ':leases', id)
-  elseif h[6] then
-    redis.call('ZREM', queue_key(F, h[5]), h[6])
+  if not is_dead then redis.call('HDEL', job, 'env', 'requires', 'member') end
+  if h[10] ~= '0' then
+    if is_dead then redis.call('PEXPIRE', blob_key(F, id), DEAD_TTL_MS) else redis.call('DEL', blob_key(F, id)) end
+  end
+  if waited then
+    if h[6] then redis.call('ZREM', queue_key(F, h[5]), h[6]) end
     redis.call('ZREM', F .. ':delayed', id)
+  else
+    redis.call('ZREM', F .. ':leases', id)
+    redis.call('ZREM', F .. ':hedges', id)
+    if h[14] then
+      tell(F, h[13], 't', 'cancel', 'j', id, 'f', h[14])
+      forget_hedge(F, id)
+    end
   end
   if h[4] ~= '0' then redis.call('ZREM', F .. ':deadlines', id) end
   local fence, events, ttl = h[1] or '0', events_key(F, id), h[3]
   redis.call('XADD', events, '*', 't', 'end', 'x', state, 'f', fence, 'd', data)
   redis.call('PEXPIRE', events, ttl)
-  redis.call('PEXPIRE', job, ttl)
+  redis.call('PEXPIRE', job, is_dead and DEAD_TTL_MS or ttl)
   tell(F, h[2], 't', 'end', 'j', id, 'x', state, 'f', fence, 'd', data)
   redis.call('LPUSH', F .. ':ended', id)
   redis.call('LTRIM', F .. ':ended', 0, ENDED_KEPT - 1)
   redis.call('HINCRBY', F .. ':stats', state, 1)
-  if h[9] == 'running' and h[7] then
+  redis.call('HINCRBY', F .. ':stats', 'unfinished', -1)
+  redis.call('HINCRBY', F .. ':stats', 'bytes', -fair.bytes)
+  redis.call('HINCRBY', usage_key(F, fair.app), 'n', -1)
+  settle(F, h[5], fair, waited, used)
+  settle_cache(F, h[5], h[12] or '', state, ttl, now)
+  if not waited and h[7] then
     local tally = tally_key(F, h[7])
     redis.call('HINCRBY', tally, state, 1)
     redis.call('HINCRBYFLOAT', tally, 'busy_ms', ms(now - tonumber(h[8])))

@@ -12,3 +12,12 @@ local function worker_key(F, worker) return F .. ':worker:' .. worker end
 local function node_key(F, node) return F .. ':node:' .. node end
 local function app_key(F, app) return F .. ':app:' .. app end
 local function tally_key(F, node) return F .. ':tally:' .. node end
+local function armed_key(F, model) return F .. ':armed:' .. model end
+local function shares_key(F, model) return F .. ':shares:' .. model end
+local function classes_key(F, model) return F .. ':classes:' .. model end
+local function fair_key(F, model) return F .. ':fair:' .. model end
+local function learned_key(F, model) return F .. ':learned:' .. model end
+local function late_key(F, model) return F .. ':late:' .. model end
+local function cached_key(F, model) return F .. ':cached:' .. model end
+local function cache_key(F, request) return F .. ':cache:' .. request end
+local function usage_key(F, app) return F .. ':usage:' .. app end

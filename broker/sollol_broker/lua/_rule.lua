@@ -1,28 +1,64 @@
--- The twin of claim_rule.py; the numbers are those of its docstring. Pure: plain tables in, an index out.
--- offer  {load=ms, a=ms per prompt token, b=ms per output token}
--- job    {offer=index, rank=ms, prompt=tokens, output=tokens, submitted=ms}
-local COLD_PATIENCE_MS = 30000
-local COLD_PATIENCE_LOADS = 3
+-- The twin of claim_rule.py; the numbers are those of its docstrings. Pure: plain tables in, plain values out.
+-- offer  {load=ms, a=ms per prompt token, b=ms per output token, slow=share per busy slot, busy=n, waiting=n, backlog=n,
+--         settled=ms, others={{cap=n, load=ms, a=ms, b=ms}, …}}
+-- job    {offer=index, position=n, prompt=tokens, cached=tokens, output=tokens, waited=ms, batch=boolean}
+local WEIGHTS = {backlog = 3, regret = 0.05, patience = 1, most_ratio = 6, cold_patience_ms = 30000, cold_patience_loads = 3}
+local TYPICAL_PROMPT, TYPICAL_OUTPUT = 512, 128
+local ALONE_CAPACITY = 4
+local MOST_SHARING_A_LOAD = 8
+local INF = 1 / 0
 
-local function price(offer, job)           -- 1
-  return offer.load + offer.a * job.prompt + offer.b * job.output
+local function is_due(offer, job, w)
+  local loads = w.cold_patience_loads * offer.load
+  return offer.load > 0 and job.waited >= math.max(w.cold_patience_ms, loads) and offer.settled >= loads
 end
 
-local function is_late(offer, job, now)    -- 2
-  return now - job.submitted >= math.max(COLD_PATIENCE_MS, COLD_PATIENCE_LOADS * offer.load)
+-- returns a bid: {own, reference, capacity, ratio, value, takes, needed, left}
+local function weigh(offer, job, w)
+  local slow = 1 + offer.slow * offer.busy
+  local prompt = math.max(0, job.prompt - job.cached)
+  local service = slow * (offer.a * prompt + offer.b * job.output)                                  -- 1
+  local own = offer.load / math.min(math.max(offer.waiting, 1), MOST_SHARING_A_LOAD) + service
+  local capacity, total = 0, 0
+  for _, each in ipairs(offer.others) do                                                            -- 2
+    local theirs = each.load + each.a * job.prompt + each.b * job.output
+    if theirs < own then
+      capacity, total = capacity + each.cap, total + each.cap * theirs
+    end
+  end
+  local due = is_due(offer, job, w)
+  if capacity <= 0 then
+    local ratio = service > 0 and own / service or 1
+    local value = due and 0 or ratio + w.regret * job.position / ALONE_CAPACITY
+    return {own = own, reference = 0, capacity = 0, ratio = ratio, value = value, takes = true, needed = 0, left = 0}
+  end
+  local reference = total / capacity
+  local ratio = reference > 0 and own / reference or INF                                            -- 3
+  local needed = (ratio - 1) * capacity / w.backlog
+  local left = math.max(0, w.patience * (own - reference) - job.waited)                             -- 4
+  local is_near = job.batch or ratio <= w.most_ratio
+  local value = due and 0 or ratio + w.regret * job.position / capacity                             -- 5
+  local takes = (needed <= offer.backlog and is_near) or left <= 0
+  if not is_near then needed = INF end
+  if takes then needed, left = 0, 0 end
+  return {own = own, reference = reference, capacity = capacity, ratio = ratio, value = value, takes = takes,
+    needed = needed, left = left}
 end
 
-local function choose(offers, jobs, now)   -- 3
-  local best, best_cold, best_value
+-- returns index and bid of the job to take, or nil, nil, the backlog at which one would be taken, ms until patience ends
+local function choose(offers, jobs, w)
+  local best, best_bid
+  local needed, again = INF, INF
   for i, job in ipairs(jobs) do
     if not job.taken then
-      local offer = offers[job.offer]
-      local cold = offer.load > 0 and not is_late(offer, job, now)
-      local value = job.rank + price(offer, job)
-      if not best or (best_cold and not cold) or (best_cold == cold and value < best_value) then
-        best, best_cold, best_value = i, cold, value
+      local bid = weigh(offers[job.offer], job, w)
+      job.bid = bid
+      if not bid.takes then
+        needed, again = math.min(needed, bid.needed), math.min(again, bid.left)
+      elseif not best or bid.value < best_bid.value or (bid.value == best_bid.value and job.waited > jobs[best].waited) then
+        best, best_bid = i, bid
       end
     end
   end
-  return best
+  return best, best_bid, needed, again
 end

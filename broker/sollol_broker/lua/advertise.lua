@@ -1,8 +1,8 @@
 -- advertise: say that a worker lives and what it serves; its inbox comes into being with it. Safe to repeat.
 -- KEYS 1 fabric prefix
 -- ARGV 1 worker 2 node 3 TTL ms 4 key part of the node 5 worker's fields (msgpack map of strings)
---      6 node's fields (msgpack map of strings) 7… model key, model name of each model
--- returns 1 | 2 the inbox was made anew
+--      6 node's fields (msgpack map of strings) 7… model key, model name, share (see _classes.lua) of each model
+-- returns {1 | 2 the inbox was made anew, what an operator has set for the node (msgpack; '' nothing)}
 -- allow-oom: a worker that cannot advertise is taken for dead.
 local function keep_inbox(F, who, ttl)
   local inbox, made = inbox_key(F, who), 1
@@ -31,24 +31,25 @@ local function advertise(keys, a)
   redis.call('ZADD', F .. ':workers', until_ms, worker)
   redis.call('ZREMRANGEBYSCORE', F .. ':workers', '-inf', ms(now - ttl))
   local served = {}
-  for i = 7, #a, 2 do
-    local serves = serves_key(F, a[i])
+  for i = 7, #a, 3 do
     served[#served + 1] = a[i]
     redis.call('HSETNX', F .. ':models', a[i], a[i + 1])
-    redis.call('ZADD', serves, until_ms, worker)
-    redis.call('ZREMRANGEBYSCORE', serves, '-inf', ms(now))
-    redis.call('PEXPIRE', serves, ttl)
+    local lost = place(F, a[i], worker, a[i + 2], now, until_ms, ttl)
+    if lost then rouse(F, a[i]) end
   end
   -- A model that is no longer served is taken back, so that nothing waits for it in vain.
   local before = redis.call('HGET', advert, 'serves')
   local wanted = '|' .. table.concat(served, '|') .. '|'
   for model in string.gmatch(before or '', '[^|]+') do
     if not string.find(wanted, '|' .. model .. '|', 1, true) then
-      redis.call('ZREM', serves_key(F, model), worker)
-      redis.call('ZREM', idle_key(F, model), worker)
+      withdraw(F, model, worker)
+      rouse(F, model)
     end
   end
-  redis.call('HSET', advert, 'serves', wanted)
-  return keep_inbox(F, worker, ttl)
+  local controls = redis.call('HGET', F .. ':controls', a[4]) or ''
+  local ok, set = pcall(cmsgpack.unpack, controls)
+  local closed = ok and type(set) == 'table' and (set.cordoned or set.draining)
+  redis.call('HSET', advert, 'serves', wanted, 'cordoned', closed and '1' or '0')
+  return {keep_inbox(F, worker, ttl), controls}
 end
 verb('advertise', advertise, {'allow-oom'})

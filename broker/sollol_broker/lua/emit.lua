@@ -5,8 +5,15 @@
 local function emit(keys, a)
   local F, id, seq = keys[1], a[1], tonumber(a[4])
   local job = job_key(F, id)
-  local h = redis.call('HMGET', job, 'state', 'fence', 'nonce', 'seq', 'stream', 'inbox')
-  if not held(h[1], h[2], h[3], a[2], a[3]) then return 0 end
+  local h = redis.call('HMGET', job, 'state', 'fence', 'nonce', 'seq', 'stream', 'inbox', 'hfence', 'hnonce', 'worker', 'hworker')
+  if h[7] and h[7] == a[2] then            -- a second copy: it may speak only if the first has not
+    if h[4] ~= '0' or not win(F, id, h[1], h[2], h[3], h[9], h[7], h[8], a[2], a[3]) then return 0 end
+  elseif not held(h[1], h[2], h[3], a[2], a[3]) then
+    return 0
+  elseif h[7] then                         -- the first copy speaks: the second is no longer wanted
+    tell(F, h[10], 't', 'cancel', 'j', id, 'f', h[7])
+    forget_hedge(F, id)
+  end
   if seq <= tonumber(h[4]) then return 1 end
   redis.call('HSET', job, 'seq', seq)
   if seq == 1 then redis.call('HSET', job, 'first', ms(now_ms())) end

@@ -5,15 +5,12 @@
 local function leave(keys, a)
   local F, worker = keys[1], a[1]
   local served = redis.call('HGET', worker_key(F, worker), 'serves') or ''
-  for model in string.gmatch(served, '[^|]+') do
-    redis.call('ZREM', serves_key(F, model), worker)
-    redis.call('ZREM', idle_key(F, model), worker)
-  end
+  for model in string.gmatch(served, '[^|]+') do withdraw(F, model, worker) end
   redis.call('ZREM', F .. ':workers', worker)
   redis.call('DEL', worker_key(F, worker), inbox_key(F, worker))
-  -- A bell that it took along is rung again for those who stay.
+  -- A bell that it took along is rung again for those who stay; and they may have to help now.
   for model in string.gmatch(served, '[^|]+') do
-    if redis.call('EXISTS', queue_key(F, model)) == 1 then ring(F, model) end
+    rouse(F, model)
   end
   return 1
 end

@@ -1,27 +1,15 @@
 -- submit: take a job in. Safe to repeat: the id decides.
 -- KEYS 1 fabric prefix
--- ARGV 1 id 2 model name 3 model key 4 app 5 priority 0-10 6 head start ms (of the priority) 7 stream 0|1
---      8 ms until the deadline, 0 none 9 inbox of the submitter 10 result TTL ms 11 prompt tokens 12 expected output
---      tokens 13 requires (msgpack, '' none) 14 accept with no node 0|1 15 envelope 16… blobs
--- returns {'queued', woken 0|1} | {'known', state} | {'no_node'} | {'full', reason, retry after ms}
+-- ARGV 1 id 2 model name 3 model key 4 app 5 app key 6 priority 0-10 7 head start ms (of the priority) 8 stream 0|1
+--      9 ms until the deadline, 0 none 10 inbox of the submitter 11 result TTL ms 12 characters of the prompt
+--      13 tokens of its pictures 14 most output tokens, 0 not said 15 context tokens asked for, 0 not said 16 task
+--      17 affinity 18 hedge 1|0|-1 19 cache key, '' none 20 requires (msgpack, '' none) 21 accept with no node 0|1
+--      22 envelope 23… blobs
+-- returns {'queued', woken 0|1} | {'known', state} | {'shared', id, state} | {'no_node'} | {'full', reason, retry after ms}
 -- Not allow-oom: a new job is what a full Redis must refuse.
-local MEMORY_LOOK_MS = 250                 -- INFO costs 20 us: look this often, not at each job
-local MEMORY_SHARE = 0.85                  -- of maxmemory; the rest is for answers of the jobs already accepted
-
-local function memory_is_full(F, now)
-  local limits = F .. ':limits'
-  local h = redis.call('HMGET', limits, 'looked', 'full')
-  if h[1] and math.abs(now - tonumber(h[1])) < MEMORY_LOOK_MS then return h[2] == '1' end
-  local info = redis.pcall('INFO', 'memory')
-  local full = false
-  if type(info) == 'string' then           -- a role without INFO goes on without this look
-    local used = tonumber(string.match(info, 'used_memory:(%d+)') or 0)
-    local most = tonumber(string.match(info, 'maxmemory:(%d+)') or 0)
-    full = most > 0 and used > most * MEMORY_SHARE
-  end
-  redis.call('HSET', limits, 'looked', ms(now), 'full', full and '1' or '0')
-  return full
-end
+local CHARS_PER_TOKEN = 4                  -- English text, before a model has told
+local USUAL_OUTPUT = 256                   -- tokens, before an application has shown its own
+local CHAT_FRAME = 8                       -- tokens that a template adds
 
 -- What claim could not read would stop every worker at this queue.
 local function is_readable(needs)
@@ -32,29 +20,73 @@ local function is_readable(needs)
   return (vram == 'nil' or vram == 'number') and (labels == 'nil' or labels == 'table')
 end
 
+-- Prompt tokens, output tokens to expect (the application's own mean for such tasks, capped by what it allows), and how
+-- many runs these and the paces are learned from.
+local function expect(F, model, app, task, chars, extra, cap)
+  local h = redis.call('HMGET', learned_key(F, model), 'cpt', 'o:' .. app .. ':' .. task, 'o:' .. task, 'runs')
+  local prompt = math.ceil(chars / math.max(0.25, tonumber(h[1]) or CHARS_PER_TOKEN)) + extra + CHAT_FRAME
+  local runs = tonumber(h[4] or 0)
+  if task == 'embedding' then return prompt, 0, runs end
+  local output = tonumber(h[2]) or tonumber(h[3]) or USUAL_OUTPUT
+  if cap > 0 then output = math.min(output, cap) end
+  return prompt, math.max(1, output), runs
+end
+
+-- The job that answers the same request, if there is one that can still.
+local function shared(F, request)
+  local id = request ~= '' and redis.call('GET', cache_key(F, request))
+  local state = id and redis.call('HGET', job_key(F, id), 'state')
+  if state == 'queued' or state == 'running' or state == 'done' then return id, state end
+  return nil
+end
+
 local function submit(keys, a)
-  local F, id, model = keys[1], a[1], a[3]
+  local F, id, model, app, request = keys[1], a[1], a[3], a[5], a[19]
   if not string.match(id, '^[%w._~-]+$') then return redis.error_reply('ERR a job id is of [A-Za-z0-9._~-]') end
-  if not is_readable(a[13]) then return redis.error_reply('ERR the requirements are malformed') end
+  if not string.match(a[17], '^%x*$') or #a[17] > 16 then return redis.error_reply('ERR an affinity is of [0-9a-f], at most 16') end
+  if not is_readable(a[20]) then return redis.error_reply('ERR the requirements are malformed') end
   local job = job_key(F, id)
   local state = redis.call('HGET', job, 'state')
   if state then return {'known', state} end
+  local same, same_state = shared(F, request)
+  if same then return {'shared', same, same_state} end
   local now = now_ms()
-  if a[14] ~= '1' and redis.call('ZCOUNT', serves_key(F, model), ms(now), '+inf') == 0 then return {'no_node'} end
+  if a[21] ~= '1' and redis.call('ZCOUNT', serves_key(F, model), ms(now), '+inf') == 0 then return {'no_node'} end
   if memory_is_full(F, now) then return {'full', 'memory', 5000} end
 
-  local rank = ms(now + tonumber(a[6]))
-  local deadline = a[8] == '0' and '0' or ms(now + tonumber(a[8]))
-  local prompt, output = math.max(0, tonumber(a[11])), math.max(0, tonumber(a[12]))
-  local member = string.format('%s|%.0f|%.0f|%.0f|%s', id, prompt, output, now, a[13] ~= '' and 'r' or '')
-  redis.call('HSET', job, 'state', 'queued', 'model', a[2], 'queue', model, 'app', a[4], 'priority', a[5],
-    'stream', a[7], 'inbox', a[9], 'ttl', string.format('%.0f', tonumber(a[10])), 'rank', rank, 'member', member,
-    'submitted', ms(now), 'deadline', deadline, 'fence', '0', 'attempt', '0', 'blobs', #a - 15, 'requires', a[13],
-    'env', a[15])
-  for i = 16, #a do redis.call('HSET', blob_key(F, id), i - 16, a[i]) end
+  local prompt, output, runs = expect(F, model, app, a[16], math.max(0, tonumber(a[12])), math.max(0, tonumber(a[13])), tonumber(a[14]))
+  local ref = reference(F, model)
+  local cost = ref.a * prompt + ref.b * output
+  local bytes = 0
+  for i = 22, #a do bytes = bytes + #a[i] end
+  local policy = read_policy(F, model, app)
+  local ask = {bytes = bytes, tokens = prompt + output, deadline = tonumber(a[9]), runs = runs,
+    rank = function() return next_rank(F, model, app, policy.weight, tonumber(a[7]), cost, ref) end}
+  local why, retry = refusal(F, model, app, policy, ask, ref, now)
+  if why then return {'full', why, math.ceil(math.max(LEAST_RETRY_MS, retry))} end
+
+  local priority, deadline = tonumber(a[6]), a[9] == '0' and '0' or ms(now + tonumber(a[9]))
+  local rank, fair = enter_line(F, model, app, policy.weight, tonumber(a[7]), cost, ref, bytes)
+  local context, flags = tonumber(a[15]), ''
+  if priority <= 1 then flags = flags .. 'b' end
+  if context > prompt then flags = flags .. 'c' end
+  if a[20] ~= '' then flags = flags .. 'r' end
+  local member = string.format('%s|%.0f|%.0f|%.0f|%s|%s', id, prompt, output, now, flags, a[17])
+  local hedge = (a[18] == '1' or (a[18] == '0' and priority >= policy.hedge_from)) and '1' or '0'
+  redis.call('HSET', job, 'state', 'queued', 'model', a[2], 'queue', model, 'app', a[4], 'priority', priority,
+    'stream', a[8], 'inbox', a[10], 'ttl', string.format('%.0f', tonumber(a[11])), 'rank', rank, 'member', member,
+    'submitted', ms(now), 'deadline', deadline, 'fence', '0', 'attempt', '0', 'blobs', #a - 22, 'requires', a[20],
+    'fair', fair, 'task', a[16], 'chars', a[12], 'context', context, 'hedge', hedge, 'cache', request, 'env', a[22])
+  for i = 23, #a do redis.call('HSET', blob_key(F, id), i - 23, a[i]) end
   if deadline ~= '0' then redis.call('ZADD', F .. ':deadlines', deadline, id) end
+  if request ~= '' then redis.call('SET', cache_key(F, request), id) end
   redis.call('ZADD', queue_key(F, model), rank, member)
+  redis.call('HSETNX', F .. ':models', model, a[2])
   redis.call('HINCRBY', F .. ':stats', 'submitted', 1)
+  redis.call('HINCRBY', F .. ':stats', 'unfinished', 1)
+  redis.call('HINCRBY', F .. ':stats', 'bytes', bytes)
+  redis.call('HINCRBY', usage_key(F, app), 'n', 1)
+  redis.call('PEXPIRE', usage_key(F, app), TALLY_TTL_MS)
   return {'queued', ring(F, model) and 1 or 0}
 end
 verb('submit', submit)

@@ -1,0 +1,78 @@
+"""A job's place in line, written once when it is submitted: start-time fair queueing with head starts.
+
+Pure; `lua/_order.lua` is the twin inside Redis. Time here is *virtual*: milliseconds of the fastest worker's
+service, shared out by weight. One queue, that of a model, has one virtual time V, the start of what was
+claimed last; an application's next job starts where its last one ends, or at V if that is later. (Goyal,
+Vin, Cheng: Start-time Fair Queuing, 1996.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .words import Priority
+
+# How many of its own lengths a job yields to shorter ones that come later.
+SIZE_WEIGHT = 10.0
+# Head start in ms by priority: a job of priority 5 yields to newer ones of priority 10 for 15 s, and then
+# never again.
+_HEAD_START_KNOTS = ((0, 360_000.0), (1, 300_000.0), (5, 15_000.0), (10, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A job's tags, in virtual ms.
+
+    Attributes:
+        start: when its application's turn for it begins. finish: when the application's next one begins.
+        rank: the score in the queue.
+    """
+
+    start: float
+    finish: float
+    rank: float
+
+
+def head_start_ms(priority: int) -> float:
+    """How far behind the newest urgent work a job of this priority enters the line, in ms of the whole queue.
+
+    Linear between the knots: 10 → 0 s, 5 → 15 s, 1 → 300 s, 0 → 360 s. It is an aging bound as well: the
+    queue serves at most so much newer work of other priorities first.
+    """
+    for (low, low_ms), (high, high_ms) in pairwise(_HEAD_START_KNOTS):
+        if low <= priority <= high:
+            return low_ms + (high_ms - low_ms) * (priority - low) / (high - low)
+    raise ValueError(f"priority {priority} is not in 0..{int(Priority.CRITICAL)}")
+
+
+def tag(
+    *,
+    now: float,
+    finish: float,
+    cost_ms: float,
+    weight: float,
+    head_start: float,
+    speed: float,
+    weights: float,
+    size_weight: float = SIZE_WEIGHT,
+) -> Tag:
+    """The tags of a new job.
+
+    Args:
+        now: V, the queue's virtual time. finish: of the application's job before, 0 for none.
+        cost_ms: predicted service on the fastest worker. weight: of the application, above 0.
+        head_start: of its priority, in ms. speed: what all workers serve per second, in the fastest one's
+            seconds. weights: sum over the applications with work in this queue.
+
+    rank = start + (head start + size weight x cost) x speed / weights: in `head_start` ms the queue as a whole
+    moves on by so many virtual ms.
+    """
+    start = max(now, finish)
+    behind = (head_start + size_weight * cost_ms) * speed / max(1.0, weights)
+    return Tag(start, start + cost_ms / weight, start + behind)
+
+
+def corrected(*, now: float, finish: float, predicted_ms: float, actual_ms: float, weight: float) -> float:
+    """An application's finish tag once a job's real cost is known."""
+    return max(now, finish + (actual_ms - predicted_ms) / weight)

@@ -1,0 +1,69 @@
+-- F:fair:MODEL, the fair order of one queue: v (virtual time), w (sum of weights of applications with unfinished jobs),
+-- q (predicted reference ms in line), and for each such application f:APP (finish tag; kept
+-- while it lies ahead of v), n:APP (unfinished jobs), w:APP.
+-- It vanishes with the last unfinished job: a busy period is over, and nobody has credit or debt any more.
+-- A job's field `fair` is "cost|start|weight|bytes|app key".
+local function read_fair(text)
+  local cost, start, weight, bytes, app = string.match(text or '', '^([^|]+)|([^|]+)|([^|]+)|([^|]+)|(.*)$')
+  if not cost then return {cost = 0, start = 0, weight = 1, bytes = 0, app = ''} end
+  return {cost = tonumber(cost), start = tonumber(start), weight = tonumber(weight), bytes = tonumber(bytes), app = app}
+end
+
+-- Takes a job's turn; returns its rank and its field.
+local function enter_line(F, model, app, weight, head_start, cost, ref, bytes)
+  local key = fair_key(F, model)
+  local h = redis.call('HMGET', key, 'v', 'w', 'f:' .. app, 'n:' .. app)
+  local weights = tonumber(h[2] or 0)
+  if not h[4] then
+    weights = weights + weight
+    redis.call('HSET', key, 'w', weights, 'w:' .. app, weight)
+  end
+  local start, finish, rank = tag(tonumber(h[1] or 0), tonumber(h[3] or 0), cost, weight, head_start, ref.speed, weights)
+  redis.call('HSET', key, 'f:' .. app, ms(finish), 'n:' .. app, tonumber(h[4] or 0) + 1)
+  redis.call('HINCRBYFLOAT', key, 'q', ms(cost))
+  return ms(rank), table.concat({ms(cost), ms(start), weight, bytes, app}, '|')
+end
+
+-- The rank that a job would get.
+local function next_rank(F, model, app, weight, head_start, cost, ref)
+  local h = redis.call('HMGET', fair_key(F, model), 'v', 'w', 'f:' .. app)
+  local _, _, rank = tag(tonumber(h[1] or 0), tonumber(h[3] or 0), cost, weight, head_start, ref.speed, tonumber(h[2] or 0))
+  return ms(rank)
+end
+
+-- A job leaves the line for a worker, or comes back to it.
+local function leave_line(F, model, fair)
+  local key = fair_key(F, model)
+  if redis.call('EXISTS', key) == 0 then return end
+  redis.call('HINCRBYFLOAT', key, 'q', ms(-fair.cost))
+  if fair.start > tonumber(redis.call('HGET', key, 'v') or 0) then redis.call('HSET', key, 'v', ms(fair.start)) end
+end
+
+local function rejoin_line(F, model, fair)
+  redis.call('HINCRBYFLOAT', fair_key(F, model), 'q', ms(fair.cost))
+end
+
+-- A job has ended; waited: it was still in line. actual: reference ms that it really took, nil if not known.
+local function settle(F, model, fair, waited, actual)
+  local key, app = fair_key(F, model), fair.app
+  local h = redis.call('HMGET', key, 'v', 'w', 'f:' .. app, 'n:' .. app, 'w:' .. app)
+  if not h[4] then return end
+  if waited then redis.call('HINCRBYFLOAT', key, 'q', ms(-fair.cost)) end
+  -- What was used counts, not what was expected; a job that never ran has used nothing.
+  local now, finish = tonumber(h[1] or 0), tonumber(h[3] or 0)
+  local used = actual or (waited and 0) or fair.cost
+  if used ~= fair.cost then finish = corrected(now, finish, fair.cost, used, fair.weight) end
+  local left = tonumber(h[4]) - 1
+  if left > 0 then
+    redis.call('HSET', key, 'n:' .. app, left, 'f:' .. app, ms(finish))
+    return
+  end
+  local weights = tonumber(h[2] or 0) - tonumber(h[5] or 0)
+  if weights < 0.001 then
+    redis.call('DEL', key)
+    return
+  end
+  redis.call('HDEL', key, 'n:' .. app, 'w:' .. app)
+  redis.call('HSET', key, 'w', weights)
+  if finish > now then redis.call('HSET', key, 'f:' .. app, ms(finish)) else redis.call('HDEL', key, 'f:' .. app) end
+end

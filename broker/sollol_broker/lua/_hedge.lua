@@ -1,0 +1,126 @@
+-- Hedging: when a job is later than almost all before it, a second copy may run on another node. The first sign of an
+-- answer wins: of a streamed job the first piece, of any other the answer. The other copy is told to stop.
+local HEDGE_QUANTILE = 0.95
+local HEDGE_MIN_SEEN = 20                  -- runs before the quantile is believed
+local HEDGE_UNKNOWN_RATIO = 3              -- real to predicted time, until then
+local HEDGE_MIN_MS = 250                   -- nobody notices less
+local HEDGE_SHARE = 0.05                   -- extra work that may be done, of all work
+local HEDGE_MOST_CREDIT_MS = 120000        -- that a quiet time may save up
+local LATE_STEPS, LATE_FURTHEST = 8, 80    -- bins per doubling of real to predicted time; most bins each way
+local LATE_KEPT = 2000                     -- runs, then all bins are halved
+
+-- Counts one run in: how its time compares with what was predicted.
+local function note_run(F, model, predicted, run)
+  if predicted <= 0 or run <= 0 then return end
+  local key = late_key(F, model)
+  local bin = math.floor(LATE_STEPS * math.log(run / predicted) / math.log(2))
+  redis.call('HINCRBY', key, math.max(-LATE_FURTHEST, math.min(LATE_FURTHEST, bin)), 1)
+  if redis.call('HINCRBY', key, 'n', 1) > LATE_KEPT then
+    local flat, n = redis.call('HGETALL', key), 0
+    for i = 1, #flat, 2 do
+      if flat[i] ~= 'n' then
+        local half = math.floor(tonumber(flat[i + 1]) / 2)
+        n = n + half
+        if half > 0 then redis.call('HSET', key, flat[i], half) else redis.call('HDEL', key, flat[i]) end
+      end
+    end
+    redis.call('HSET', key, 'n', n)
+  end
+  redis.call('PEXPIRE', key, LEARNED_TTL_MS)
+end
+
+-- Real to predicted time that all but the latest runs of a model keep to.
+local function late_ratio(F, model)
+  local flat, bins, n = redis.call('HGETALL', late_key(F, model)), {}, 0
+  for i = 1, #flat, 2 do
+    if flat[i] == 'n' then n = tonumber(flat[i + 1]) else bins[#bins + 1] = {tonumber(flat[i]), tonumber(flat[i + 1])} end
+  end
+  if n < HEDGE_MIN_SEEN then return HEDGE_UNKNOWN_RATIO end
+  table.sort(bins, function(x, y) return x[1] < y[1] end)
+  local seen = 0
+  for _, bin in ipairs(bins) do
+    seen = seen + bin[2]
+    if seen >= HEDGE_QUANTILE * n then return 2 ^ ((bin[1] + 1) / LATE_STEPS) end
+  end
+  return HEDGE_UNKNOWN_RATIO
+end
+
+local function earn_hedges(F, cost)
+  local credit = tonumber(redis.call('HINCRBYFLOAT', F .. ':hedging', 'credit', ms(HEDGE_SHARE * cost)))
+  if credit > HEDGE_MOST_CREDIT_MS then redis.call('HSET', F .. ':hedging', 'credit', HEDGE_MOST_CREDIT_MS) end
+end
+
+-- Says when a job that is now running counts as late; wakes an idle worker, so that it knows when to look.
+local function arm_hedge(F, id, model, predicted, now)
+  local due = now + math.max(HEDGE_MIN_MS, predicted * late_ratio(F, model))
+  redis.call('ZADD', F .. ':hedges', ms(due), id)
+  ring(F, model)
+end
+
+-- The second copy becomes the first one: its fence is the one that counts from now on.
+local function promote_hedge(F, id)
+  local job = job_key(F, id)
+  local h = redis.call('HMGET', job, 'hfence', 'hnonce', 'hworker', 'hnode', 'hnode_key', 'hclaimed', 'stream', 'inbox')
+  local lease = redis.call('ZSCORE', F .. ':leases', id .. '|h')
+  forget_hedge(F, id)
+  redis.call('HSET', job, 'fence', h[1], 'nonce', h[2], 'worker', h[3], 'node', h[4], 'node_key', h[5], 'claimed', h[6])
+  if lease then redis.call('ZADD', F .. ':leases', lease, id) end
+  if h[7] == '1' then
+    redis.call('XADD', events_key(F, id), '*', 't', 'start', 'f', h[1], 'n', h[4], 'w', h[3])
+    tell(F, h[8], 't', 'start', 'j', id, 'f', h[1], 'n', h[4], 'w', h[3])
+  end
+end
+
+-- Whose attempt fence and nonce name: 'first', 'second', or nil when it is nobody's any more. A second copy whose
+-- answer has come becomes the first one here, and the first one is told to stop.
+local function win(F, id, state, fence, nonce, worker, hfence, hnonce, my_fence, my_nonce)
+  if held(state, fence, nonce, my_fence, my_nonce) then return true end
+  if state ~= 'running' or not hfence or hfence ~= my_fence or hnonce ~= my_nonce then return false end
+  promote_hedge(F, id)
+  redis.call('HINCRBY', F .. ':stats', 'hedges_won', 1)
+  tell(F, worker, 't', 'cancel', 'j', id, 'f', fence)
+  return true
+end
+
+-- Takes the copy away that fence and nonce name, because it failed or was handed back; returns whether the job runs on
+-- in the other copy.
+local function runs_on(F, id, state, fence, hfence, hnonce, my_fence, my_nonce)
+  if state ~= 'running' or not hfence then return false end
+  if hfence == my_fence and hnonce == my_nonce then forget_hedge(F, id) return true end
+  if fence == my_fence then promote_hedge(F, id) return true end
+  return false
+end
+
+-- Starts a second copy of a job that is late elsewhere, if there is one for this lane and work to spare.
+-- returns its reply row, or nil and ms until the next one is late
+local function take_hedge(F, lane, worker, nonce, lease_ms, now)
+  local rows = redis.call('ZRANGE', F .. ':hedges', 0, 7, 'WITHSCORES')
+  for i = 1, #rows, 2 do
+    local id, due = rows[i], tonumber(rows[i + 1])
+    if due > now then return nil, due - now end
+    local key = job_key(F, id)
+    local h = redis.call('HMGET', key, 'state', 'queue', 'node_key', 'failed', 'requires', 'fair', 'seq', 'env', 'attempt',
+      'submitted', 'deadline', 'blobs', 'hfence', 'predicted')
+    if h[1] ~= 'running' or h[13] or h[7] ~= '0' then
+      redis.call('ZREM', F .. ':hedges', id)  -- over, hedged already, or its answer has begun
+    else
+      local serves = false
+      for _, m in ipairs(lane.models) do serves = serves or m[1] == h[2] end
+      local wanted = h[5] and h[5] ~= '' and cmsgpack.unpack(h[5])
+      local is_ours = h[3] == worker.node_key or string.find(h[4] or '', '|' .. worker.node_key .. '|', 1, true)
+      local credit = tonumber(redis.call('HGET', F .. ':hedging', 'credit') or 1)
+      if serves and not is_ours and credit > 0 and (not wanted or fits(wanted, worker.offer, worker.node)) then
+        local fence = string.format('%d', redis.call('HINCRBY', key, 'top', 1))
+        redis.call('HSET', key, 'hfence', fence, 'hnonce', nonce, 'hworker', worker.id, 'hnode', worker.node,
+          'hnode_key', worker.node_key, 'hclaimed', ms(now))
+        redis.call('ZREM', F .. ':hedges', id)
+        redis.call('ZADD', F .. ':leases', ms(now + lease_ms), id .. '|h')
+        redis.call('HSET', F .. ':hedging', 'credit', ms(credit - read_fair(h[6]).cost))
+        redis.call('HINCRBY', F .. ':stats', 'hedges', 1)
+        local left = h[11] == '0' and -1 or math.max(0, tonumber(h[11]) - now)
+        return {id, fence, nonce, tonumber(h[9]), ms(now - tonumber(h[10])), ms(left), tonumber(h[12]), h[8], h[14] or '0', '0', 1, 0}
+      end
+    end
+  end
+  return nil, nil
+end
