@@ -9,19 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sollol_broker import features
 from sollol_broker.broker import Submission
-from sollol_broker.claim_rule import head_start_ms
 from sollol_broker.envelope import Envelope, Requires, Trace, checked
 from sollol_broker.errors import InvalidJob
+from sollol_broker.fair_order import head_start_ms
 from sollol_broker.names import canonical_model, check_name
 from sollol_broker.payload import take_blobs_out
 from sollol_broker.words import JobKind
 
 # How long an answer can be fetched after the job's end.
 RESULT_TTL_SECONDS = 3600.0
-# English text: about four characters to a token. Only a first guess for the order of jobs.
-_CHARS_PER_TOKEN = 4
-_USUAL_OUTPUT_TOKENS = 256
 # The roles that Ollama knows; others are passed on, but a message without one is a mistake.
 _KINDS = tuple(kind.value for kind in JobKind)
 _LATER = "not available in this release: leave it out"
@@ -72,7 +70,7 @@ def build_request(
     Raises:
         InvalidJob: names the argument at fault; nothing has been sent.
     """
-    for name, value in (("hedge", hedge), ("cache", cache), ("prefer", prefer)):
+    for name, value in (("cache", cache), ("prefer", prefer)):
         if value:
             raise InvalidJob(f"{name}: {_LATER}", field=name)
     kind, body = _body(chat=chat, generate=generate, embed=embed)
@@ -114,8 +112,13 @@ def build_request(
         envelope=envelope,
         inbox=inbox,
         result_ttl_ms=round(ttl_s * 1000),
-        prompt_tokens=len(envelope) // _CHARS_PER_TOKEN,
-        output_tokens=0 if kind is JobKind.EMBED else _expected_output(payload.get("options")),
+        prompt_chars=features.prompt_characters(payload),
+        extra_tokens=features.picture_tokens(blobs) + _kept_tokens(payload),
+        output_cap=0 if kind is JobKind.EMBED else features.output_cap(payload.get("options")),
+        context_tokens=features.context_needed(payload),
+        task=features.task_type(kind, payload),
+        affinity="" if kind is JobKind.EMBED else features.affinity(app, session, payload),
+        hedge=_hedge(hedge),
         deadline_ms=max(1, round(deadline_s * 1000)) if deadline_s else 0,
         needs=needs.to_bytes() if needs else b"",
         without_node=wait_for_node,
@@ -229,8 +232,14 @@ def _check_backend_fields(fields: Mapping[str, Any]) -> None:
         raise InvalidJob(f"tools: a list is needed, got {type(tools).__name__}", field="tools")
 
 
-def _expected_output(options: Any) -> int:
-    wanted = options.get("num_predict") if isinstance(options, Mapping) else None
-    if isinstance(wanted, int) and wanted > 0:
-        return min(wanted, 4 * _USUAL_OUTPUT_TOKENS)
-    return _USUAL_OUTPUT_TOKENS
+def _kept_tokens(payload: Mapping[str, Any]) -> int:
+    """Tokens of a conversation that a generate job continues, as an answer's `context` gave them."""
+    context = payload.get("context")
+    return len(context) if isinstance(context, list) else 0
+
+
+def _hedge(asked: bool | None) -> int:
+    """As `Submission` says it: 1 asked for, 0 the fabric's policy decides, -1 never."""
+    if asked is not None and not isinstance(asked, bool):
+        raise InvalidJob(f"hedge: True, False or None is needed, got {asked!r}", field="hedge")
+    return 0 if asked is None else 1 if asked else -1

@@ -65,7 +65,9 @@ class Submitter(ABC, Generic[J]):
             result_ttl: seconds for which the answer can be fetched after the end.
             wait_for_node: wait in line even if no live node serves the model now.
             trace: W3C trace context: {"traceparent": …, "tracestate": …}.
-            hedge, cache, prefer: not available in this release; setting one is an error.
+            hedge: True = a second node may start the job, too, when the first is late: the first answer
+                counts. False = never. None = as the fabric's policy says for its priority.
+            cache, prefer: not available in this release; setting one is an error.
             backend: whatever the backend takes, with Ollama's names and untouched: options, format,
                 tools, think, keep_alive, images, system, template, suffix, raw, context, dimensions, …
 

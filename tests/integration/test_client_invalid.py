@@ -63,7 +63,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("messages", {"chat": "hi", "messages": HELLO}),
     ("chat", {"chat": "hi", "options": {"stop": object()}}),
     ("chat", {"chat": "hi", "options": {5: 5}}),
-    ("hedge", {"chat": "hi", "hedge": True}),
+    ("hedge", {"chat": "hi", "hedge": "yes"}),
     ("cache", {"chat": "hi", "cache": True}),
     ("prefer", {"chat": "hi", "prefer": "n1"}),
 ]

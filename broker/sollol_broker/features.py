@@ -1,0 +1,196 @@
+"""What a request tells of itself before it runs: its task, its size, and the conversation it belongs to.
+
+Pure rules over a payload with Ollama's names. They guess from little text and are never a gate: a wrong guess
+costs a worse prediction and nothing else. What only a model's history can tell (characters per token, usual
+lengths of answers) is learned inside Redis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .words import JobKind
+
+# LLaVA and its kin cut a picture of 336 pixels into patches of 14; newer models take 256 to some thousands.
+PICTURE_TOKENS = 576
+# An instruction stands at one end of the text, or in the system prompt; a document lies between.
+_LOOK_CHARS = 500
+# Below this a prompt is computed again as fast as a worker that still has it is waited for.
+_LONG_HEAD_CHARS = 1_000
+# Tokens, prompt and answer together, up to which a request is simple, and up to which it is not yet complex.
+_SIMPLE_TOKENS, _MEDIUM_TOKENS = 500, 2_000
+# From this size on a model without a GPU makes one or two tokens a second.
+_LARGE_MODEL_BILLIONS = 7.0
+
+_WORDS = {
+    "classification": r"classif\w*|categori[sz]\w*|sentiment|(?:which|what) (?:category|class|label)"
+    r"|(?:label|tag) (?:the|this|each|every)|positive or negative|true or false|yes or no|spam or",
+    "extraction": r"extract\w*|pull out|(?:list|find|identify|name) (?:all|every|each)|named entit\w+|parse",
+    "summarization": r"summar\w+|tl;?dr|key points|condens\w+|main (?:points|ideas)|in a nutshell",
+    "analysis": r"analy[sz]e\w*|analy[sz]ing|analysis|compar(?:e|ison)|evaluat\w+|assess\w*|critique"
+    r"|pros and cons|investigate|diagnose|explain why|root cause",
+}
+_TASK = re.compile(
+    r"\b(?:" + "|".join(f"(?P<{task}>{words})" for task, words in _WORDS.items()) + r")\b", re.IGNORECASE
+)
+_BILLIONS = re.compile(r"(?:^|[^a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])")
+
+
+def task_type(kind: str, payload: Mapping[str, Any]) -> str:
+    """What is asked for: generation, embedding, classification, extraction, summarization or analysis.
+
+    1. An embed job is embedding.
+    2. The first telling word decides: of the user's last text, of the system prompt, of that text's end.
+    3. Without one, an answer in a given format is classification where it is a choice, else extraction.
+    4. All else is generation.
+    """
+    if kind == JobKind.EMBED:  # 1
+        return "embedding"
+    asked, system = _asked(payload), _system(payload)
+    for text in (asked[:_LOOK_CHARS], system[:_LOOK_CHARS], asked[_LOOK_CHARS:][-_LOOK_CHARS:]):  # 2
+        if (found := _TASK.search(text)) is not None:
+            return str(found.lastgroup)
+    wanted = payload.get("format")  # 3
+    if wanted:
+        return "classification" if _is_choice(wanted) else "extraction"
+    return "generation"  # 4
+
+
+def prompt_characters(payload: Mapping[str, Any]) -> int:
+    """How many characters the model is given to read, tools among them; pictures are `picture_tokens`."""
+    count = sum(len(text) for text in _texts(payload))
+    tools = payload.get("tools")
+    return count + (len(json.dumps(tools, default=str, ensure_ascii=False)) if tools else 0)
+
+
+def picture_tokens(blobs: Sequence[bytes]) -> int:
+    """How many tokens the pictures will take, about."""
+    return PICTURE_TOKENS * len(blobs)
+
+
+def output_cap(options: object) -> int:
+    """The most tokens of the answer that the caller allows; 0 = not said."""
+    return _count(options, "num_predict") or _count(options, "max_tokens")
+
+
+def context_needed(payload: Mapping[str, Any]) -> int:
+    """The context length in tokens that is asked for explicitly; 0 = not said."""
+    return _count(payload.get("options"), "num_ctx")
+
+
+def complexity(tokens: int) -> str:
+    """A word for the size of a request, prompt and expected answer together: simple, medium or complex."""
+    if tokens <= _SIMPLE_TOKENS:
+        return "simple"
+    return "medium" if tokens <= _MEDIUM_TOKENS else "complex"
+
+
+def needs_gpu(model: str, task: str, tokens: int) -> bool:
+    """Whether one would rather not run it without a GPU, as far as the model's name tells its size.
+
+    Args:
+        tokens: prompt and expected answer together.
+    """
+    if model_billions(model) >= _LARGE_MODEL_BILLIONS:
+        return True
+    return task != "embedding" and complexity(tokens) == "complex"
+
+
+def model_billions(model: str) -> float:
+    """Parameters in billions as the model's name says them ("llama3.1:70b", "mixtral:8x7b"); 0 = it does not."""
+    sizes = [int(many or 1) * float(each) for many, each in _BILLIONS.findall(model.lower())]
+    return max(sizes, default=0.0)
+
+
+def affinity(app: str, session: str | None, payload: Mapping[str, Any]) -> str:
+    """8 hex digits that jobs with a beginning in common share; "" = nothing worth a way back.
+
+    That is the session where one is named; else the head of the prompt (system prompt and first message) where
+    the chat has gone on from there, or where the head alone is long. A digest: no text can be read from it.
+    """
+    if session:
+        return _digest(app, "session", session)
+    messages = payload.get("messages")
+    if isinstance(messages, list):
+        head = _chat_head(messages)
+        goes_on = any(_role(message) == "assistant" for message in messages)
+    else:
+        head, goes_on = _system(payload) + _text(payload.get("prompt")), False
+    if not head or not (goes_on or len(head) > _LONG_HEAD_CHARS):
+        return ""
+    return _digest(app, "head", head if goes_on or isinstance(messages, list) else head[:_LONG_HEAD_CHARS])
+
+
+def _digest(app: str, what: str, text: str) -> str:
+    # A lone surrogate can stand in any text of Python; it is refused elsewhere, with a proper error.
+    return hashlib.sha256(f"{app}\0{what}\0{text}".encode(errors="surrogatepass")).hexdigest()[:8]
+
+
+def _chat_head(messages: Sequence[Any]) -> str:
+    parts = []
+    for message in messages:
+        role = _role(message)
+        if role in ("system", "user"):
+            parts.append(f"{role}\0{_content(message)}")
+        if role == "user":
+            break
+    return "\0".join(parts)
+
+
+def _asked(payload: Mapping[str, Any]) -> str:
+    """The user's last text."""
+    messages = payload.get("messages")
+    if isinstance(messages, list):
+        return next((_content(message) for message in reversed(messages) if _role(message) == "user"), "")
+    return _text(payload.get("prompt"))
+
+
+def _system(payload: Mapping[str, Any]) -> str:
+    messages = payload.get("messages")
+    if isinstance(messages, list):
+        return next((_content(message) for message in messages if _role(message) == "system"), "")
+    return _text(payload.get("system"))
+
+
+def _texts(payload: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("system", "prompt", "suffix"):
+        yield _text(payload.get(name))
+    given = payload.get("input")
+    yield from (_text(each) for each in (given if isinstance(given, list) else [given]))
+    messages = payload.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        yield _content(message)
+        if isinstance(message, Mapping) and message.get("tool_calls"):
+            yield json.dumps(message["tool_calls"], default=str, ensure_ascii=False)
+
+
+def _is_choice(wanted: object) -> bool:
+    """Whether a JSON schema asks for little more than one word out of a list."""
+    if not isinstance(wanted, Mapping):
+        return False
+    properties = wanted.get("properties")
+    parts = list(properties.values()) if isinstance(properties, Mapping) else [wanted]
+    return len(parts) <= 2 and any(
+        isinstance(part, Mapping) and ("enum" in part or part.get("type") == "boolean") for part in parts
+    )
+
+
+def _role(message: object) -> str:
+    return _text(message.get("role")) if isinstance(message, Mapping) else ""
+
+
+def _content(message: object) -> str:
+    return _text(message.get("content")) if isinstance(message, Mapping) else ""
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(options: object, name: str) -> int:
+    value = options.get(name) if isinstance(options, Mapping) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
