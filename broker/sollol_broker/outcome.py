@@ -25,6 +25,9 @@ class Routing:
         queue_wait_ms: from submit to the claim of this attempt.
         run_ms: from the claim to the last token.
         first_token_ms: from the claim to the first token; 0 for embeddings.
+        predicted_ms: what the claim rule expected run_ms to be. reference_ms: what it expected of the faster
+            workers; 0 = there were none. score: their ratio; 1 = nobody would have been faster.
+        hedged: the answer is that of a second copy.
     """
 
     node: str
@@ -37,6 +40,10 @@ class Routing:
     first_token_ms: float = 0.0
     load_ms: float = 0.0
     tokens_per_second: float = 0.0
+    predicted_ms: float = 0.0
+    reference_ms: float = 0.0
+    score: float = 1.0
+    hedged: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from sollol_broker.broker import Broker, Claimed, ClaimRequest, Claims, Lease, Used
 from sollol_broker.envelope import Envelope
 from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded, InvalidJob, SollolError
+from sollol_broker.features import affinity
 from sollol_broker.outcome import pack_error
+from sollol_broker.words import JobKind
 
 from .config import WorkerConfig
 from .lane import Lane
@@ -244,6 +246,7 @@ class Puller:
                 raise
         except SollolError as error:
             running.lane.busy -= 1
+            running.lane.failed(envelope.model, error)
             await self._report(running.lease, error, running.lane)
         except Exception as error:
             log.exception("job %s: a mistake of ours", running.lease.job_id)
@@ -261,6 +264,9 @@ class Puller:
                 actual_ms=run_ms,
             )
             running.lane.busy -= 1
+            running.lane.remember(
+                _affinity(envelope), max(0, answered.prompt_tokens + answered.output_tokens)
+            )
             running.delivering = True
             used = Used(answered.prompt_tokens, answered.output_tokens, run_ms)
             await self._finish(running.lease, answered.data, used)
@@ -327,6 +333,12 @@ class Puller:
         with contextlib.suppress(SollolError, TimeoutError):
             async with asyncio.timeout(_LAST_WORD_SECONDS):
                 await self.broker.release(running.lease)
+
+
+def _affinity(envelope: Envelope) -> str:
+    if envelope.job_kind is JobKind.EMBED:
+        return ""
+    return affinity(envelope.app, envelope.session, envelope.payload)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

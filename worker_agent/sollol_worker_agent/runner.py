@@ -13,6 +13,7 @@ from typing import Any
 from sollol_broker.broker import Broker, Claimed
 from sollol_broker.envelope import MAX_ANSWER_BYTES, Envelope
 from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded
+from sollol_broker.features import task_type
 from sollol_broker.outcome import Routing, pack_answer
 from sollol_broker.payload import put_blobs_back
 from sollol_broker.words import JobKind
@@ -164,12 +165,16 @@ class Runner:
             worker=self._worker,
             backend=self._lane.backend.kind,
             attempt=self._claimed.attempt,
-            task_type="embedding" if self._envelope.job_kind is JobKind.EMBED else "generation",
+            task_type=task_type(self._envelope.kind, self._envelope.payload),
             queue_wait_ms=round(self._claimed.waited_ms, 3),
             run_ms=_since_ms(started, time.monotonic()),
             first_token_ms=_since_ms(started, self._first_at or started),
             load_ms=round((fields.get("load_duration") or 0) / 1e6, 3),
             tokens_per_second=round((fields.get("eval_count") or 0) * 1e9 / took_ns, 2) if took_ns else 0.0,
+            predicted_ms=round(self._claimed.predicted_ms, 3),
+            reference_ms=round(self._claimed.reference_ms, 3),
+            score=_score(self._claimed),
+            hedged=self._claimed.is_hedge,
         )
 
 
@@ -190,6 +195,11 @@ async def _stopped(asking: asyncio.Task[Any]) -> None:
         asking.exception()  # it has been raised already, or came too late to matter
     if interrupted:
         raise asyncio.CancelledError
+
+
+def _score(claimed: Claimed) -> float:
+    """Predicted time here to that of the better workers."""
+    return round(claimed.predicted_ms / claimed.reference_ms, 3) if claimed.reference_ms > 0 else 1.0
 
 
 def _count(fields: Mapping[str, Any], name: str) -> int:
