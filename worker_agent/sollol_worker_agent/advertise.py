@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import math
 import platform
 import time
 from collections.abc import Callable
 
-from sollol_broker.broker import Broker
+from sollol_broker.broker import Advertised, Broker
 from sollol_broker.claim_rule import Share, together
+from sollol_broker.controls import Controls
 from sollol_broker.errors import SollolError
 from sollol_broker.version import VERSION
 
+from .backends.protocol import ModelInfo
 from .config import WorkerConfig
+from .controls import advertised as as_controlled
 from .hardware import Hardware, HardwareReader
 from .lane import Lane
+from .pace import Pace
+from .pace_store import PaceStore
 
 log = logging.getLogger(__name__)
 
 # Adverts that may be lost before the worker counts as gone.
 _ADVERTS_PER_TTL = 3.5
+_NAP_SECONDS = 1.0
 
 
 class Advertiser:
@@ -50,11 +58,15 @@ class Advertiser:
         self._hardware = hardware
         self._on_new_inbox = on_new_inbox
         self._on_change = on_change
+        self._paces = PaceStore(broker, config.node)
         self._started = time.time()
+        self._advertised_at = -math.inf
         self._draining = False
+        self._called = asyncio.Event()
         self._once = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self.last_hardware: Hardware | None = None
+        self.controls = Controls()
 
     def start(self) -> None:
         """Go on advertising, after a first `advertise()` by the caller."""
@@ -71,6 +83,10 @@ class Advertiser:
         self._draining = True
         await self.advertise()
 
+    def advertise_soon(self) -> None:
+        """Do so now rather than when it is due: an operator has changed something."""
+        self._called.set()
+
     async def advertise(self) -> None:
         """Refresh everything and write it.
 
@@ -78,31 +94,68 @@ class Advertiser:
             SollolError: Redis could not be reached.
         """
         async with self._once:
-            await asyncio.gather(*(lane.refresh() for lane in self._lanes))
-            self.last_hardware = await asyncio.to_thread(self._hardware.read)
-            advertised = await self._broker.advertise(
-                self._worker,
-                self._config.node,
-                ttl_ms=round(self._config.advertise_seconds * _ADVERTS_PER_TTL * 1000),
-                worker_fields=self._worker_fields(),
-                node_fields={
-                    "host": platform.node(),
-                    "os": f"{platform.system()} {platform.machine()}",
-                    "hardware": json.dumps(self.last_hardware.as_dict()),
-                },
-                models={} if self._draining else self._shares(),
-            )
+            try:
+                await self._look()
+                advertised = await self._obey(await self._write())
+            finally:
+                self._advertised_at = time.monotonic()
+            await self._paces.write(self._lanes)
         if advertised.new_inbox:
             self._on_new_inbox()
         self._on_change()
 
+    async def _look(self) -> None:
+        """Ask the backends and the machine how they are."""
+        await asyncio.gather(*(lane.refresh() for lane in self._lanes))
+        self.last_hardware = await asyncio.to_thread(self._hardware.read)
+        for lane in self._lanes:
+            lane.note_hardware(self.last_hardware)
+        await self._paces.read(self._lanes)
+
+    async def _obey(self, advertised: Advertised) -> Advertised:
+        """Take over what an operator has set, and tell the fabric what has become of it."""
+        controls = Controls.from_bytes(advertised.controls)
+        if controls == self.controls:
+            return advertised
+        self.controls = controls
+        log.info("an operator has set: %s", controls)
+        again = await self._write()
+        return Advertised(advertised.new_inbox or again.new_inbox, again.controls)
+
+    async def _write(self) -> Advertised:
+        hardware = self.last_hardware.as_dict() if self.last_hardware is not None else {}
+        return await self._broker.advertise(
+            self._worker,
+            self._config.node,
+            ttl_ms=round(self._config.advertise_seconds * _ADVERTS_PER_TTL * 1000),
+            worker_fields=self._worker_fields(),
+            node_fields={
+                "host": platform.node(),
+                "os": f"{platform.system()} {platform.machine()}",
+                "hardware": json.dumps(hardware),
+            },
+            models={} if self._draining else as_controlled(self.controls, self._shares()),
+        )
+
     async def _loop(self) -> None:
         while True:
-            await asyncio.sleep(self._config.advertise_seconds)
+            left = self._next_at() - time.monotonic()
+            if left > 0 and not self._called.is_set():
+                # In short naps, for a backend may fall ill meanwhile, and then a check is due sooner.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, _NAP_SECONDS)):
+                        await self._called.wait()
+                continue
+            self._called.clear()
             try:
                 await self.advertise()
             except SollolError as error:
                 log.warning("advert: %s", error)
+
+    def _next_at(self) -> float:
+        """When the next advert is due, or the check of a backend: an advert checks them all."""
+        checks = (lane.health.check_seconds for lane in self._lanes)
+        return self._advertised_at + min(self._config.advertise_seconds, *checks, math.inf)
 
     def _shares(self) -> dict[str, Share]:
         names = sorted({name for lane in self._lanes for name in lane.models})
@@ -117,8 +170,8 @@ class Advertiser:
             "version": VERSION,
             "functions": self._broker.functions.version,
             "started": f"{self._started:.0f}",
-            "state": "draining" if self._draining else "up",
-            "labels": json.dumps(self._config.labels),
+            "state": "draining" if self._draining else self.controls.state,
+            "labels": json.dumps((*self._config.labels, *self.controls.labels)),
             "slots": str(slots if self._config.slots is None else min(slots, self._config.slots)),
             "busy": str(sum(lane.busy for lane in self._lanes)),
             "backends": json.dumps([self._lane_fields(lane) for lane in self._lanes]),
@@ -131,16 +184,27 @@ class Advertiser:
             "slots": lane.slots,
             "busy": lane.busy,
             "down": lane.down_because,
+            "health": lane.health.as_dict(),
             "loaded": sorted(lane.loaded),
             "models": {
-                name: {
-                    "kinds": sorted(info.kinds),
-                    "size_bytes": info.size_bytes,
-                    "context_tokens": info.context_tokens,
-                    "capabilities": list(info.capabilities),
-                    "prompt_ms": round(lane.pace(name).prompt_ms, 3),
-                    "output_ms": round(lane.pace(name).output_ms, 3),
-                }
+                name: _model_fields(info, lane.pace(name))
                 for name, info in lane.models.items()
+                if self.controls.allows(name)
             },
         }
+
+
+def _model_fields(info: ModelInfo, pace: Pace) -> dict[str, object]:
+    return {
+        "kinds": sorted(info.kinds),
+        "size_bytes": info.size_bytes,
+        "context_tokens": info.context_tokens,
+        "capabilities": list(info.capabilities),
+        "prompt_ms": round(pace.prompt_ms, 3),
+        "output_ms": round(pace.output_ms, 3),
+        "slowdown": round(pace.slowdown, 3),
+        "load_ms": round(pace.load_ms),
+        "success_rate": round(pace.success_rate, 3),
+        "pace_error": round(pace.error, 3),
+        "jobs_seen": pace.jobs_seen,
+    }

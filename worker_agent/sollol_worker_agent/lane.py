@@ -3,54 +3,200 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from sollol_broker.broker import LaneOffer, ModelOffer
+from sollol_broker.claim_rule import Share, share_of
 from sollol_broker.errors import BackendError
 from sollol_broker.names import canonical_model, key_part
 
 from .backends.protocol import Backend, ModelInfo
+from .hardware import Hardware
+from .health import Health, HealthState, is_backends_fault
+from .occupancy import Occupancy
 from .pace import Pace
+from .priors import prior
+from .residence import Residence, reload_ms
 
 log = logging.getLogger(__name__)
 
+# A slot of llama.cpp keeps the prompt of the last request only, and more is not worth telling.
+_MOST_REMEMBERED = 16
 
-@dataclass(slots=True)
+
 class Lane:
     """One backend's share of the worker.
+
+    Args:
+        fixed_slots: jobs at once, whatever the backend says; None = as it says.
+        clock: monotonic seconds. wall_clock: seconds since 1970; what is learned ages by it.
 
     Attributes:
         slots: jobs at once; 0 until the backend has told.
         models: what it serves, by canonical name; empty while it is down.
-        loaded: canonical names of the models in memory.
+        health: whether it gets jobs.
+        unwritten: models about which something was learned since that was last written down.
     """
 
-    backend: Backend
-    fixed_slots: int | None = None
-    slots: int = 0
-    busy: int = 0
-    models: dict[str, ModelInfo] = field(default_factory=dict)
-    loaded: frozenset[str] = frozenset()
-    down_because: str = ""
-    _pace: dict[str, Pace] = field(default_factory=dict)
+    def __init__(
+        self,
+        backend: Backend,
+        fixed_slots: int | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.backend = backend
+        self.fixed_slots = fixed_slots
+        self.slots = 0
+        self.models: dict[str, ModelInfo] = {}
+        self.down_because = ""
+        self.health = Health()
+        self.unwritten: set[str] = set()
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._occupancy = Occupancy(clock())
+        self._hardware: Hardware | None = None
+        self._pace: dict[str, Pace] = {}
+        # By name and size.
+        self._priors: dict[tuple[str, int], Pace] = {}
+        self._read: set[str] = set()
+        self._offers: tuple[ModelOffer, ...] | None = None
+        self._cached: OrderedDict[str, int] = OrderedDict()
+        self._residence = Residence()
+        self._counted_at = -math.inf
+        # Jobs that ran when the probing began: they are no probes.
+        self._before_probing = 0
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """Canonical names of the models in memory."""
+        return self._residence.loaded
+
+    @property
+    def busy(self) -> int:
+        """Jobs that run here."""
+        return self._occupancy.busy
+
+    @busy.setter
+    def busy(self, jobs: int) -> None:
+        self._occupancy.change(jobs, self._clock())
+        self._before_probing = min(self._before_probing, jobs)
 
     @property
     def free(self) -> int:
         """Jobs it could start now."""
-        return max(0, self.slots - self.busy) if self.models else 0
+        if not self.models or self.health.state is HealthState.DEGRADED:
+            return 0
+        free = max(0, self.slots - self.busy)
+        if self.health.state is HealthState.PROBING:
+            return min(free, 1 if self.busy <= self._before_probing else 0)
+        return free
 
     def offer(self, most: int) -> LaneOffer:
         """What to claim for: at most `most` jobs."""
-        return LaneOffer(min(self.free, most), tuple(self._model_offer(name) for name in self.models))
+        if self._offers is None:
+            self._offers = tuple(self._model_offer(name) for name in self.models)
+        return LaneOffer(
+            min(self.free, most),
+            self._offers,
+            busy=self.busy,
+            settled_ms=self._residence.settled_ms(self._clock()),
+            cached=dict(self._cached),
+        )
+
+    def share(self, model: str) -> Share:
+        """What the lane adds to the fabric's view of a model; no capacity while it gets no jobs."""
+        pace = self.pace(model)
+        info = self.models.get(model)
+        slots = self.slots if info else 0
+        if self.health.state is not HealthState.HEALTHY:
+            slots = min(slots, 1 if self.health.state is HealthState.PROBING else 0)
+        return share_of(
+            load_ms=self._load_ms(model),
+            prompt_ms=pace.prompt_ms,
+            output_ms=pace.output_ms,
+            slowdown=pace.slowdown,
+            slots=slots,
+            context_tokens=info.context_tokens if info else 0,
+        )
 
     def pace(self, model: str) -> Pace:
         """What the model costs here."""
-        info = self.models.get(model)
-        return self._pace.get(model) or Pace.prior(info.size_bytes if info else 0)
+        return self._pace.get(model) or self._prior(model)
 
-    def learn(self, model: str, fields: dict[str, object]) -> None:
-        """Count a finished job in."""
-        self._pace[model] = self.pace(model).after(fields)
+    def learn(
+        self,
+        model: str,
+        fields: Mapping[str, Any],
+        *,
+        busy: float | None = None,
+        predicted_ms: float = 0.0,
+        actual_ms: float = 0.0,
+        cached_tokens: float = 0.0,
+    ) -> None:
+        """Count a job in that has just been answered.
+
+        Args:
+            fields: the backend's closing fields.
+            busy: slots at work while it ran, its own included; None = as the lane saw it.
+            predicted_ms, actual_ms: how long the claim took it to last, and how long it did; 0 = not known.
+            cached_tokens: of its prompt, as far as the backend still knew it.
+        """
+        now = self._clock()
+        took = (_duration_ms(fields, "total_duration") or actual_ms) / 1000
+        pace = self.pace(model).aged(self._wall_clock())
+        load_ms = _duration_ms(fields, "load_duration")
+        if self._residence.ran(model, load_ms, began=now - took, now=now):
+            pace = pace.load_seen(load_ms)
+        self._pace[model] = pace.after(
+            fields,
+            busy=self._occupancy.mean(now - took, now) if busy is None else busy,
+            predicted_ms=predicted_ms,
+            actual_ms=actual_ms,
+            cached_tokens=cached_tokens,
+        )
+        self._became(self.health.job_worked())
+        self._learned(model)
+
+    def failed(self, model: str, error: Exception) -> None:
+        """Count a job in that was not answered; only what its backend is to blame for matters."""
+        if is_backends_fault(error):
+            self._pace[model] = self.pace(model).aged(self._wall_clock()).failed()
+            self._became(self.health.job_failed())
+            self._learned(model)
+
+    def remember(self, affinity: str, tokens: int) -> None:
+        """The backend now holds so many tokens of the conversation `affinity` ("" = of none)."""
+        if not affinity:
+            return
+        self._cached[affinity] = tokens
+        self._cached.move_to_end(affinity)
+        while len(self._cached) > min(max(self.slots, 1), _MOST_REMEMBERED):
+            self._cached.popitem(last=False)
+
+    def unread(self) -> list[str]:
+        """Models of which nobody has looked up yet what was learned earlier."""
+        return [model for model in self.models if model not in self._read]
+
+    def recall(self, model: str, fields: Mapping[str, str]) -> None:
+        """What was learned earlier, as `Pace.to_fields` wrote it; empty = nothing."""
+        self._read.add(model)
+        if fields and model not in self._pace:
+            pace = Pace.from_fields(fields, self._prior(model).expected)
+            self._pace[model] = pace.aged(self._wall_clock())
+            self._offers = None
+
+    def note_hardware(self, hardware: Hardware) -> None:
+        """What the machine is and has left, for models that have not run yet or do not fit beside the others."""
+        if self._hardware is None or _chips(self._hardware) != _chips(hardware):
+            self._priors.clear()
+        self._hardware = hardware
+        self._offers = None
 
     async def refresh(self) -> None:
         """Ask the backend again what it has; a backend that does not answer has nothing."""
@@ -61,17 +207,77 @@ class Lane:
         except BackendError as error:
             if not self.down_because:
                 log.warning("backend %s is down: %s", self.backend.url, error)
-            self.models, self.loaded, self.down_because = {}, frozenset(), str(error)
+            self.models, self.down_because = {}, str(error)
+            self._residence.told(frozenset(), self._clock())
+            self._cached.clear()
+            self._became(self.health.check_failed(counts=self._counts()))
             return
         if self.down_because:
             log.info("backend %s is back", self.backend.url)
-        self.models, self.loaded, self.slots, self.down_because = models, loaded, slots, ""
+        if self._residence.told(loaded, self._clock()):
+            self._cached.clear()  # a prompt goes with its model
+        self.models, self.slots, self.down_because = models, slots, ""
+        self._became(self.health.check_passed(counts=self._counts()))
+        now = self._wall_clock()
+        self._pace = {model: pace.aged(now) for model, pace in self._pace.items()}
 
     def close_for_now(self, why: str) -> None:
-        """Take no more jobs until the next refresh says that the backend lives."""
+        """Take no more jobs until a refresh says that the backend lives."""
         self.models, self.down_because = {}, why
+        self._became(self.health.check_failed(counts=False))
+
+    def _became(self, health: Health) -> None:
+        self._offers = None
+        if health.state is not self.health.state:
+            log.info("backend %s is %s now", self.backend.url, health.state.value)
+            self._before_probing = self.busy
+        self.health = health
+
+    def _counts(self) -> bool:
+        """Whether a check is due: others change the state, but not the failure rate."""
+        now = self._clock()
+        if now - self._counted_at < self.health.check_seconds:
+            return False
+        self._counted_at = now
+        return True
+
+    def _learned(self, model: str) -> None:
+        self.unwritten.add(model)
+        self._offers = None
+
+    def _prior(self, model: str) -> Pace:
+        size = self._size(model)
+        if (model, size) not in self._priors:
+            self._priors[model, size] = prior(self._hardware, size, model)
+        return self._priors[model, size]
 
     def _model_offer(self, name: str) -> ModelOffer:
         pace = self.pace(name)
-        load_ms = 0.0 if name in self.loaded else pace.load_ms
-        return ModelOffer(key_part(name), load_ms, pace.prompt_ms, pace.output_ms)
+        return ModelOffer(
+            key_part(name),
+            self._load_ms(name),
+            pace.prompt_ms,
+            pace.output_ms,
+            slowdown=pace.slowdown,
+            context_tokens=self.models[name].context_tokens,
+        )
+
+    def _load_ms(self, model: str) -> float:
+        """Until it could start: 0 in memory; else its loading, and one reloading of what must make room."""
+        if model in self.loaded:
+            return 0.0
+        others = {name: (self._size(name), self.pace(name).load_ms) for name in self.loaded}
+        return self.pace(model).load_ms + reload_ms(self._size(model), others, self._hardware)
+
+    def _size(self, model: str) -> int:
+        info = self.models.get(model)
+        return info.size_bytes if info else 0
+
+
+def _duration_ms(fields: Mapping[str, Any], name: str) -> float:
+    value = fields.get(name)
+    return max(0.0, value / 1e6) if isinstance(value, int | float) else 0.0
+
+
+def _chips(hardware: Hardware) -> tuple[object, ...]:
+    return (hardware.cpu_count, *((gpu.name, gpu.memory_total_mib) for gpu in hardware.gpus))

@@ -1,42 +1,229 @@
-"""How fast a model runs here: learned from what the backend reports after each job."""
+"""How fast a model runs here: learned from what the backend reports after each job. Pure: no clock, no Redis.
+
+All figures start from an expectation (`priors.py`) and return to it when a model was not used for days: the
+driver, the cooling or the owner may have changed meanwhile.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
-# Weight of the newest job. About the last eight jobs count; a node that slows down is believed soon.
-_NEW = 0.2
-# Before anything is known: a small GPU's figures, so that an unknown node is tried, neither shunned nor flooded.
-_PRIOR_PROMPT_MS = 1.0
-_PRIOR_OUTPUT_MS = 20.0
-_PRIOR_LOAD_MS = 4000.0
-# A local SSD.
-_LOAD_BYTES_PER_MS = 1_000_000.0
+from .aged import Line, Mean, blend
+
+# Jobs that an expectation is worth. Little, so that a single real job outweighs any table of GPUs.
+_TRUST = 0.2
+# The same for "no job fails": one failure alone should not make a node look hopeless.
+_SUCCESS_TRUST = 4.0
+# Seconds after which what was learned counts half.
+_HALF_LIFE_SECONDS = 86_400.0
+# Share by which each further busy slot slows the others down; measured on a GPU whose four slots together
+# gave 1.7 times the tokens of one, and much less where the backend batches well.
+_USUAL_SLOWDOWN = 0.1
+_MOST_SLOWDOWN = 2.0
+# Tokens from which a job counts in full. Of a few tokens most of the time is not theirs.
+_FULL_PROMPT, _FULL_OUTPUT = 64.0, 32.0
+# A single job may look at most this many times faster or slower than is known: a laptop that sleeps in the
+# middle of an answer must not be remembered for weeks.
+_MOST_STEP = 8.0
+
+Sums = TypeVar("Sums", Mean, Line)
+_NO_MEAN, _NO_LINE = Mean(), Line()
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a model should cost before it has run: a small GPU's figures unless more is known.
+
+    Attributes:
+        prompt_ms, output_ms: per token, when nothing else runs. load_ms: to bring it into memory.
+    """
+
+    prompt_ms: float = 1.0
+    output_ms: float = 20.0
+    load_ms: float = 4000.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What one model costs on this node: ms per prompt token, ms per output token, ms to load."""
+    """What one model costs on one node.
 
-    prompt_ms: float = _PRIOR_PROMPT_MS
-    output_ms: float = _PRIOR_OUTPUT_MS
-    load_ms: float = _PRIOR_LOAD_MS
+    Attributes:
+        expected: before any job.
+        prompt: ms per prompt token. output: ms per output token over busy slots besides the job's own.
+        load: ms to load. success: 1 for a job that worked, 0 for one that failed. errors: see `error`.
+        jobs_seen: jobs that worked, ever.
+        as_of: the moment (seconds since 1970) for which the sums are right; 0 = none.
+    """
+
+    expected: Expected = Expected()
+    prompt: Mean = _NO_MEAN
+    output: Line = _NO_LINE
+    load: Mean = _NO_MEAN
+    success: Mean = _NO_MEAN
+    errors: Mean = _NO_MEAN
+    jobs_seen: int = 0
+    as_of: float = 0.0
+
+    @property
+    def prompt_ms(self) -> float:
+        """Per prompt token, when nothing else runs."""
+        return self.prompt.value(self.expected.prompt_ms, _TRUST)
+
+    @property
+    def output_ms(self) -> float:
+        """Per output token, when nothing else runs."""
+        return self._decode()[0]
+
+    @property
+    def slowdown(self) -> float:
+        """Share by which each other busy slot slows a job down, 0 to 2."""
+        return self._decode()[1]
+
+    @property
+    def load_ms(self) -> float:
+        """To bring the model into memory."""
+        return self.load.value(self.expected.load_ms, _TRUST)
+
+    @property
+    def success_rate(self) -> float:
+        """Of the last jobs, 0 to 1."""
+        return self.success.value(1.0, _SUCCESS_TRUST)
+
+    @property
+    def error(self) -> float:
+        """By how much predictions were off lately: mean of |ln(actual / predicted)|; 0 = not known."""
+        return self.errors.value(0.0, 0.0)
+
+    def after(
+        self,
+        closing: Mapping[str, Any],
+        *,
+        busy: float = 1.0,
+        predicted_ms: float = 0.0,
+        actual_ms: float = 0.0,
+        cached_tokens: float = 0.0,
+    ) -> Pace:
+        """With one more job that worked.
+
+        1. Prefill: ms per prompt token that was not cached. Embeddings tell no time of their own for it; there
+           all but the loading is.
+        2. Decode: ms per output token, at so many busy slots.
+        3. A prediction counts only with its outcome.
+
+        Args:
+            closing: Ollama's closing fields (durations in ns); missing or odd ones teach nothing.
+            busy: slots at work while it ran, its own included; may be a mean.
+            predicted_ms: what had been predicted; 0 = nothing. actual_ms: what it took, loading included.
+            cached_tokens: of its prompt, that the backend still knew.
+        """
+        others = max(0.0, busy - 1.0)
+        pace = self._prefilled(closing, others, actual_ms, cached_tokens)  # 1
+        tokens, took_ms = _number(closing, "eval_count"), _number(closing, "eval_duration") / 1e6
+        if tokens > 0 and took_ms > 0:  # 2
+            base, slowdown = self._decode()
+            each = _believable(took_ms / tokens, base * (1 + slowdown * others), self.output.weight)
+            pace = replace(pace, output=self.output.plus(others, each, min(1.0, tokens / _FULL_OUTPUT)))
+        if predicted_ms > 0 and actual_ms > 0:  # 3
+            pace = replace(pace, errors=self.errors.plus(abs(math.log(actual_ms / predicted_ms))))
+        return replace(pace, success=self.success.plus(1.0), jobs_seen=self.jobs_seen + 1)
+
+    def failed(self) -> Pace:
+        """With one more job that the backend could not answer."""
+        return replace(self, success=self.success.plus(0.0))
+
+    def load_seen(self, took_ms: float) -> Pace:
+        """With one more loading that took so long."""
+        if not (math.isfinite(took_ms) and took_ms > 0):
+            return self
+        return replace(self, load=self.load.plus(_believable(took_ms, self.load_ms, self.load.weight)))
+
+    def aged(self, now: float) -> Pace:
+        """As it stands at `now` (seconds since 1970): what was learned counts half after each day."""
+        if self.as_of <= 0 or now <= self.as_of:  # a clock that was set back makes nothing younger
+            return replace(self, as_of=now)
+        factor = 0.5 ** ((now - self.as_of) / _HALF_LIFE_SECONDS)
+        faded = {name: getattr(self, name).faded(factor) for name in _SUMS}
+        return replace(self, **faded, as_of=now)
+
+    def to_fields(self) -> dict[str, str]:
+        """As texts for Redis; what was expected is left out, for the next start knows it better."""
+        sums = {name: " ".join(f"{part:.9g}" for part in _parts(getattr(self, name))) for name in _SUMS}
+        return {**sums, "jobs_seen": str(self.jobs_seen), "as_of": f"{self.as_of:.3f}"}
 
     @classmethod
-    def prior(cls, size_bytes: int) -> Pace:
-        """Before the first job: only the time to read `size_bytes` from disk is known."""
-        return cls(load_ms=_PRIOR_LOAD_MS + size_bytes / _LOAD_BYTES_PER_MS)
+    def from_fields(cls, given: Mapping[str, str], expected: Expected) -> Pace:
+        """What `to_fields` wrote. Parts that make no sense are as if never learned."""
+        as_of, jobs_seen = _floats(given.get("as_of", ""), 1), _floats(given.get("jobs_seen", ""), 1)
+        if as_of is None:  # of unknown age: worthless
+            return cls(expected)
+        return cls(
+            expected,
+            prompt=_sums(Mean, given.get("prompt", "")),
+            output=_sums(Line, given.get("output", "")),
+            load=_sums(Mean, given.get("load", "")),
+            success=_sums(Mean, given.get("success", "")),
+            errors=_sums(Mean, given.get("errors", "")),
+            jobs_seen=int(jobs_seen[0]) if jobs_seen else 0,
+            as_of=as_of[0],
+        )
 
-    def after(self, fields: Mapping[str, Any]) -> Pace:
-        """The pace with one more job counted in; `fields` are Ollama's closing fields (durations in ns)."""
-        learned = {}
-        for name, count, duration in (
-            ("prompt_ms", "prompt_eval_count", "prompt_eval_duration"),
-            ("output_ms", "eval_count", "eval_duration"),
-        ):
-            tokens, took_ns = fields.get(count) or 0, fields.get(duration) or 0
-            if tokens > 0 and took_ns > 0:
-                learned[name] = (1 - _NEW) * getattr(self, name) + _NEW * took_ns / 1e6 / tokens
-        return replace(self, **learned)
+    def _decode(self) -> tuple[float, float]:
+        """Ms per output token when nothing else runs, and the slowdown."""
+        found = self.output.fit(_USUAL_SLOWDOWN, _MOST_SLOWDOWN)
+        if found is None:
+            return self.expected.output_ms, _USUAL_SLOWDOWN
+        base, slowdown = found
+        return blend(base, self.output.weight, self.expected.output_ms, _TRUST), slowdown
+
+    def _prefilled(
+        self, closing: Mapping[str, Any], others: float, actual_ms: float, cached_tokens: float
+    ) -> Pace:
+        tokens = _number(closing, "prompt_eval_count") - max(0.0, cached_tokens)
+        took_ms = _number(closing, "prompt_eval_duration") / 1e6
+        if took_ms <= 0 and "eval_count" not in closing:
+            whole_ms = _number(closing, "total_duration") / 1e6 or max(0.0, actual_ms)
+            took_ms = whole_ms - _number(closing, "load_duration") / 1e6
+        if tokens <= 0 or took_ms <= 0:
+            return self
+        alone = took_ms / tokens / (1 + self.slowdown * others)
+        each = _believable(alone, self.prompt_ms, self.prompt.weight)
+        return replace(self, prompt=self.prompt.plus(each, min(1.0, tokens / _FULL_PROMPT)))
+
+
+_SUMS = ("prompt", "output", "load", "success", "errors")
+
+
+def _number(closing: Mapping[str, Any], name: str) -> float:
+    """A number above 0, or 0 for all else that a backend may have said."""
+    value = closing.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return float(value) if 0 < value < math.inf else 0.0
+
+
+def _believable(observed: float, known: float, weight: float) -> float:
+    if weight < 1.0:  # what is only expected may be wrong by any factor
+        return observed
+    return min(max(observed, known / _MOST_STEP), known * _MOST_STEP)
+
+
+def _parts(sums: Mean | Line) -> list[float]:
+    return [getattr(sums, each.name) for each in fields(sums)]
+
+
+def _floats(text: str, count: int) -> list[float] | None:
+    """So many numbers from 0 up, or None."""
+    try:
+        numbers = [float(part) for part in text.split()]
+    except ValueError:
+        return None
+    good = len(numbers) == count and all(0 <= number < math.inf for number in numbers)
+    return numbers if good else None
+
+
+def _sums(kind: type[Sums], text: str) -> Sums:
+    numbers = _floats(text, len(fields(kind)))
+    return kind() if numbers is None else kind(*numbers)

@@ -1,0 +1,81 @@
+"""Figures in which the old fades: a mean, and a straight line. Pure arithmetic on a few sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+# What one observation of full weight leaves of those before it: about the last ten count.
+_KEEP = 0.9
+# Spread of x, times observations, that the expected slope is worth. One observation at another x outweighs it.
+_SLOPE_TRUST = 0.25
+
+
+def blend(found: float, weight: float, expected: float, trust: float) -> float:
+    """What was found, when `expected` counts like a first observation of weight `trust`, and ever less later.
+
+    So an expectation that was wrong by a factor of ten leaves no trace once there is enough to go by.
+    """
+    left = trust / (1 + weight)
+    return (found * weight + expected * left) / (weight + left)
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean, as the sum of weights and the sum of weighted values."""
+
+    weight: float = 0.0
+    total: float = 0.0
+
+    def plus(self, value: float, weight: float = 1.0) -> Mean:
+        """With one more value; one of little weight also pushes out little of the old."""
+        keep = _KEEP**weight
+        return Mean(self.weight * keep + weight, self.total * keep + weight * value)
+
+    def faded(self, factor: float) -> Mean:
+        """With all that is known counting `factor` times as much."""
+        return Mean(self.weight * factor, self.total * factor)
+
+    def value(self, expected: float, trust: float) -> float:
+        """The mean, with what was expected; see `blend`."""
+        return blend(self.total / self.weight, self.weight, expected, trust) if self.weight > 0 else expected
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """y = base x (1 + slope x), fitted by least squares, as five weighted sums."""
+
+    weight: float = 0.0
+    x: float = 0.0
+    xx: float = 0.0
+    y: float = 0.0
+    xy: float = 0.0
+
+    def plus(self, x: float, y: float, weight: float = 1.0) -> Line:
+        """With one more point."""
+        keep = _KEEP**weight
+        return Line(
+            self.weight * keep + weight,
+            self.x * keep + weight * x,
+            self.xx * keep + weight * x * x,
+            self.y * keep + weight * y,
+            self.xy * keep + weight * x * y,
+        )
+
+    def faded(self, factor: float) -> Line:
+        """With all that is known counting `factor` times as much."""
+        return Line(*(getattr(self, each.name) * factor for each in fields(self)))
+
+    def fit(self, slope: float, most_slope: float) -> tuple[float, float] | None:
+        """Base, and slope from 0 to `most_slope`; None before the first point.
+
+        `slope` is what to expect where all points lie at one x, and counts a little everywhere else.
+        """
+        if self.weight <= 0:
+            return None
+        mean_x, mean_y = self.x / self.weight, self.y / self.weight
+        spread = max(0.0, self.xx - self.x * mean_x)
+        expected_rise = slope * mean_y / (1 + slope * mean_x)
+        rise = (self.xy - self.x * mean_y + _SLOPE_TRUST * expected_rise) / (spread + _SLOPE_TRUST)
+        base = mean_y - rise * mean_x
+        found = most_slope if base <= 0 else min(max(rise / base, 0.0), most_slope)
+        return mean_y / (1 + found * mean_x), found
