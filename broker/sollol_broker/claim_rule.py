@@ -160,7 +160,8 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
     1. own = share of the load + (prompt tokens not cached x pace + expected output tokens x pace) x slowdown
        of the busy slots.
     2. Over the classes that need less than `own`: capacity = sum of theirs, reference = their mean time,
-       weighted by capacity. Nobody is better: take it; its value counts only the load.
+       weighted by capacity. Nobody is better: take it; its ratio is that to our own time with the model in
+       memory and nothing cached.
     3. ratio = own / reference. Take it if ratio - 1 <= backlog weight x backlog / capacity, and ratio <= the
        most.
     4. Whatever the ratio, take it once it has waited patience x (own - reference).
@@ -169,6 +170,7 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
     slow = 1.0 + offer.slowdown * offer.busy
     prompt = max(0.0, job.prompt_tokens - job.cached_tokens)
     service = slow * (offer.prompt_ms * prompt + offer.output_ms * job.output_tokens)
+    uncached = slow * (offer.prompt_ms * job.prompt_tokens + offer.output_ms * job.output_tokens)
     own = load_share_ms(offer) + service
     capacity = total = 0.0
     for each in offer.others:
@@ -178,7 +180,7 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
             total += each.capacity * theirs
     is_due = _is_due(offer, job, weights)
     if capacity <= 0:
-        ratio = own / service if service > 0 else 1.0
+        ratio = own / uncached if uncached > 0 else 1.0
         value = 0.0 if is_due else ratio + weights.regret * job.position / _ALONE_CAPACITY
         return Bid(own, 0.0, 0.0, ratio, value, takes=True)
     reference = total / capacity

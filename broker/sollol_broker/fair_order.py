@@ -17,7 +17,8 @@ from .words import Priority
 SIZE_WEIGHT = 10.0
 # Head start in ms by priority: a job of priority 5 yields to newer ones of priority 10 for 15 s, and then
 # never again.
-_HEAD_START_KNOTS = ((0, 360_000.0), (1, 300_000.0), (5, 15_000.0), (10, 0.0))
+_NORMAL_MS = 15_000.0
+_HEAD_START_KNOTS = ((0, 360_000.0), (1, 300_000.0), (5, _NORMAL_MS), (10, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ def tag(
     head_start: float,
     speed: float,
     weights: float,
+    usual_ms: float = 0.0,
     size_weight: float = SIZE_WEIGHT,
 ) -> Tag:
     """The tags of a new job.
@@ -64,12 +66,14 @@ def tag(
         cost_ms: predicted service on the fastest worker. weight: of the application, above 0.
         head_start: of its priority, in ms. speed: what all workers serve per second, in the fastest one's
             seconds. weights: sum over the applications with work in this queue.
+        usual_ms: cost of a usual job here.
 
-    rank = start + (head start + size weight x cost) x speed / weights: in `head_start` ms the queue as a whole
-    moves on by so many virtual ms.
+    rank = start + (head start beyond normal + size weight x (cost - usual)) x speed / weights: in that time
+    the queue as a whole moves on by so many virtual ms. Usual jobs of normal priority are neither before nor
+    behind, so it does not matter to them how many applications there were when they came.
     """
     start = max(now, finish)
-    behind = (head_start + size_weight * cost_ms) * speed / max(1.0, weights)
+    behind = (head_start - _NORMAL_MS + size_weight * (cost_ms - usual_ms)) * speed / max(1.0, weights)
     return Tag(start, start + cost_ms / weight, start + behind)
 
 

@@ -121,12 +121,12 @@ async def test_lateness_is_learned(fabric: Fabric) -> None:
 async def test_no_second_copy_on_the_same_node_nor_without_the_means(fabric: Fabric) -> None:
     await _late(fabric)
     assert await fabric.claim("w1") == []
-    await fabric.call("HSET", fabric.keys.hedging, "credit", "-1")
-    assert await fabric.claim("w2") == []
-    await fabric.call("HSET", fabric.keys.hedging, "credit", "1")
-    assert ids(await fabric.claim("w2")) == ["j1"]
     # 1,108 ms of extra work are paid off by twenty times as much work done.
-    assert float(await fabric.call("HGET", fabric.keys.hedging, "credit")) == pytest.approx(1 - 1_108, abs=1)
+    await fabric.call("HSET", fabric.keys.learned("m"), "extra", "1108", "work", 20 * 1_108 - 1)
+    assert await fabric.claim("w2") == []
+    await fabric.call("HSET", fabric.keys.learned("m"), "work", 20 * 1_108)
+    assert ids(await fabric.claim("w2")) == ["j1"]
+    assert float(await fabric.call("HGET", fabric.keys.learned("m"), "extra")) == pytest.approx(2 * 1_108)
 
 
 async def test_work_that_waits_goes_before_a_second_copy(fabric: Fabric) -> None:

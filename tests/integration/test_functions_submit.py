@@ -31,8 +31,9 @@ async def test_a_job_lies_in_its_queue(fabric: Fabric) -> None:
     }
     assert job["env"] == "envelope of j1"
     assert before <= float(job["submitted"]) <= after
-    # 108 prompt tokens of 1 ms and 100 of 10 ms on one slot, ten times that back, and 15 s for its priority.
-    assert float(job["rank"]) == pytest.approx(15_000 + 10 * (108 + 100 * 10), abs=0.002)
+    # The first job of its queue, of normal priority: 108 prompt tokens of 1 ms and 100 of 10 ms.
+    assert float(job["rank"]) == 0
+    assert job["fair"].startswith("1108.000|0.000|1|")
     assert float(job["deadline"]) == pytest.approx(float(job["submitted"]) + 9_000, abs=0.002)
     assert await fabric.queue() == ["j1"]
     assert await fabric.members(fabric.keys.deadlines) == ["j1"]
@@ -90,7 +91,7 @@ async def test_an_id_that_could_be_read_as_something_else(fabric: Fabric, job_id
 
 async def test_what_is_no_member_of_a_queue_does_not_stop_it(fabric: Fabric) -> None:
     await fabric.worker()
-    await fabric.call("ZADD", fabric.keys.queue("m"), 1, "garbage")
+    await fabric.call("ZADD", fabric.keys.queue("m"), -1, "garbage")
     await fabric.submit("j1")
     assert (await fabric.claim_one()).lease.job_id == "j1"
     assert await fabric.queue() == []

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from lua_twin import function, table
+
 from sollol_broker.claim_rule import (
     DEFAULT_WEIGHTS,
     Bid,
@@ -44,8 +44,8 @@ _SLOW = Offer(load_ms=0, prompt_ms=1, output_ms=50, others=(_FAST,))
     [
         pytest.param(_HERE, _JOB, 1_100, 0, 1, id="1 own price"),
         pytest.param(replace(_HERE, slowdown=0.5, busy=2), _JOB, 2_200, 0, 1, id="1 busy slots slow it down"),
-        pytest.param(_HERE, replace(_JOB, cached_tokens=60), 1_040, 0, 1, id="1 what is cached is free"),
-        pytest.param(_HERE, replace(_JOB, cached_tokens=900), 1_000, 0, 1, id="1 but not more than free"),
+        pytest.param(_HERE, replace(_JOB, cached_tokens=60), 1_040, 0, 1_040 / 1_100, id="1 what is cached is free"),
+        pytest.param(_HERE, replace(_JOB, cached_tokens=900), 1_000, 0, 1_000 / 1_100, id="1 but not more than free"),
         pytest.param(replace(_HERE, load_ms=2_200), _JOB, 3_300, 0, 3, id="1 a load for one job"),
         pytest.param(replace(_HERE, load_ms=2_200, waiting=4), _JOB, 1_650, 0, 1.5, id="1 shared by four"),
         pytest.param(replace(_HERE, load_ms=2_200, waiting=99), _JOB, 1_375, 0, 1.25, id="1 by eight at most"),
@@ -124,6 +124,12 @@ _LATE = replace(_JOB, offer=1, waited_ms=30_000)
             [_JOB, replace(_JOB, position=1, output_tokens=99)],
             0,
             id="5 but little is no reason to jump the line",
+        ),
+        pytest.param(
+            [_HERE],
+            [_JOB, replace(_JOB, position=1, cached_tokens=80)],
+            1,
+            id="5 what it has in its cache",
         ),
         pytest.param([_HERE, _COLD], [replace(_JOB, offer=1), replace(_JOB)], 1, id="5 what is in memory"),
         pytest.param([_HERE, _COLD], [_LATE, _JOB], 0, id="5 a late job for a cold model is due"),

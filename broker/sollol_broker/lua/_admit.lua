@@ -23,11 +23,14 @@ local function memory_is_full(F, now)
   return full
 end
 
+local NO_POLICY = {weight = 1, hedge_from = HEDGE_FROM}
+
 local function read_policy(F, model, app)
   local h = redis.call('HMGET', F .. ':policy', 'max_queue', 'max_bytes', 'max_queue:' .. model, 'app:' .. app, 'hedge_from')
+  if not (h[1] or h[2] or h[3] or h[4] or h[5]) then return NO_POLICY end
   local ok, quota = pcall(cmsgpack.unpack, h[4] or '')
   if not h[4] or not ok or type(quota) ~= 'table' then quota = {} end
-  return {max_queue = tonumber(h[1]), max_bytes = tonumber(h[2]), max_queue_model = tonumber(h[3]),
+  return {any = true, quota = h[4] and true or false, max_queue = tonumber(h[1]), max_bytes = tonumber(h[2]), max_queue_model = tonumber(h[3]),
     hedge_from = tonumber(h[5]) or HEDGE_FROM, weight = math.max(0.01, tonumber(quota.weight) or 1),
     concurrency = tonumber(quota.concurrency), rpm = tonumber(quota.rpm), tpm = tonumber(quota.tpm),
     max_queue_app = tonumber(quota.max_queue)}
@@ -43,20 +46,27 @@ local function rate_after(tag_at, now, per_minute, amount)
   return start + amount * MINUTE_MS / per_minute
 end
 
+-- Jobs that wait in the whole fabric.
+local function waiting_in_all(F)
+  local h = redis.call('HMGET', F .. ':stats', 'submitted', 'done', 'failed', 'cancelled', 'expired', 'dead')
+  local n = tonumber(h[1] or 0) - redis.call('ZCARD', F .. ':leases')
+  for i = 2, #h do n = n - tonumber(h[i] or 0) end
+  return n
+end
+
 -- Why this job is refused now: reason, ms after which to try again; nil: it may come in.
 -- ask  {bytes=n, tokens=n, deadline=ms or 0, runs=n that the predictions rest on, rank=function that gives its rank}
 local function refusal(F, model, app, policy, ask, ref, now)
+  if not policy.any and ask.deadline == 0 then return nil end
   local waiting = redis.call('ZCARD', queue_key(F, model))
   local ahead = math.max(0, tonumber(redis.call('HGET', fair_key(F, model), 'q') or 0)) / ref.speed
   local per_job = waiting > 0 and ahead / waiting or 0
   if policy.max_queue_model and waiting >= policy.max_queue_model then
     return 'model', per_job * (waiting - policy.max_queue_model + 1)
   end
-  local load = redis.call('HMGET', F .. ':stats', 'unfinished', 'bytes')
-  local all = tonumber(load[1] or 0) - redis.call('ZCARD', F .. ':leases')
-  if policy.max_queue and all >= policy.max_queue then return 'fabric', math.max(per_job, LEAST_RETRY_MS) end
-  if policy.max_bytes and tonumber(load[2] or 0) + ask.bytes > policy.max_bytes then
-    return 'bytes', math.max(per_job, LEAST_RETRY_MS)
+  if policy.max_queue and waiting_in_all(F) >= policy.max_queue then return 'fabric', per_job end
+  if policy.max_bytes and tonumber(redis.call('HGET', F .. ':stats', 'bytes') or 0) + ask.bytes > policy.max_bytes then
+    return 'bytes', per_job
   end
   if ask.deadline > 0 and ahead > ask.deadline and ask.runs >= RUNS_TO_TRUST then
     local before = per_job * redis.call('ZCOUNT', queue_key(F, model), '-inf', ask.rank())

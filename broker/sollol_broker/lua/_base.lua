@@ -48,11 +48,10 @@ local function ring(F, model, last)
       return true
     end
   end
-  local backlog = redis.call('ZCARD', queue_key(F, model))
   for _ = 1, 8 do
-    local worker = redis.call('ZRANGE', armed_key(F, model), '-inf', backlog, 'BYSCORE', 'LIMIT', 0, 1)[1]
-    if not worker then break end
-    if wake(F, model, worker) then return true end
+    local first = redis.call('ZRANGE', armed_key(F, model), 0, 0, 'WITHSCORES')
+    if not first[1] or tonumber(first[2]) > redis.call('ZCARD', queue_key(F, model)) then break end
+    if wake(F, model, first[1]) then return true end
   end
   return at == 1 and wake(F, model, last)
 end
@@ -138,11 +137,11 @@ end
 local function end_job(F, id, state, data, now, used)
   local job = job_key(F, id)
   local h = redis.call('HMGET', job, 'fence', 'inbox', 'ttl', 'deadline', 'queue', 'member', 'node_key', 'claimed', 'state',
-    'blobs', 'fair', 'cache', 'hworker', 'hfence')
+    'blobs', 'fair', 'cache', 'hworker', 'hfence', 'hedge')
   local is_dead, waited, fair = state == 'dead', h[9] ~= 'running', read_fair(h[11])
   redis.call('HSET', job, 'state', state, 'ended', ms(now))
   if not is_dead then redis.call('HDEL', job, 'env', 'requires', 'member') end
-  if h[10] ~= '0' then
+  if h[10] then
     if is_dead then redis.call('PEXPIRE', blob_key(F, id), DEAD_TTL_MS) else redis.call('DEL', blob_key(F, id)) end
   end
   if waited then
@@ -150,7 +149,7 @@ local function end_job(F, id, state, data, now, used)
     redis.call('ZREM', F .. ':delayed', id)
   else
     redis.call('ZREM', F .. ':leases', id)
-    redis.call('ZREM', F .. ':hedges', id)
+    if h[15] == '1' then redis.call('ZREM', F .. ':hedges', id) end
     if h[14] then
       tell(F, h[13], 't', 'cancel', 'j', id, 'f', h[14])
       forget_hedge(F, id)
@@ -165,9 +164,8 @@ local function end_job(F, id, state, data, now, used)
   redis.call('LPUSH', F .. ':ended', id)
   redis.call('LTRIM', F .. ':ended', 0, ENDED_KEPT - 1)
   redis.call('HINCRBY', F .. ':stats', state, 1)
-  redis.call('HINCRBY', F .. ':stats', 'unfinished', -1)
-  redis.call('HINCRBY', F .. ':stats', 'bytes', -fair.bytes)
-  redis.call('HINCRBY', usage_key(F, fair.app), 'n', -1)
+  if fair.bytes > 0 then redis.call('HINCRBY', F .. ':stats', 'bytes', -fair.bytes) end
+  if fair.counted then redis.call('HINCRBY', usage_key(F, fair.app), 'n', -1) end
   settle(F, h[5], fair, waited, used)
   settle_cache(F, h[5], h[12] or '', state, ttl, now)
   if not waited and h[7] then

@@ -1,8 +1,8 @@
 -- What the workers of a model can do together. F:shares:MODEL names each worker's share, F:classes:MODEL holds the sums by
--- class: both in whole numbers, so that adding and taking away leaves no trace. The field `ref` of the classes is
--- "µs per prompt token|µs per output token|speed" of the fastest class, and what all serve per second in its seconds.
+-- class: both in whole numbers, so that adding and taking away leaves no trace. The field `ref` of F:learned:MODEL is
+-- "ms per prompt token|ms per output token|speed" of the fastest class, and what all serve per second in its seconds.
 -- share  "class|slots|load ms|prompt µs|output µs|context tokens"
-local NO_REF = {a = 1, b = 20, speed = 1}  -- before anybody has told
+local NO_REF = '1|20|1'                    -- before anybody has told
 
 local function read_share(text)
   local group, cap, load, a, b, context = string.match(text, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)$')
@@ -32,17 +32,15 @@ end
 local function read_classes(F, model, own)
   local flat, found = redis.call('HGETALL', classes_key(F, model)), {}
   for i = 1, #flat, 2 do
-    if flat[i] ~= 'ref' then
-      local cap, load, a, b = read_sums(flat[i + 1])
-      if own and own.group == flat[i] then
-        cap, load, a, b = cap - own.cap, load - own.cap * own.load, a - own.cap * own.a, b - own.cap * own.b
-      end
-      if cap > 0 then
-        found[#found + 1] = {group = tonumber(flat[i]), cap = cap, load = load / cap, a = a / cap / 1000, b = b / cap / 1000}
-      end
+    local cap, load, a, b = read_sums(flat[i + 1])
+    if own and own.group == flat[i] then
+      cap, load, a, b = cap - own.cap, load - own.cap * own.load, a - own.cap * own.a, b - own.cap * own.b
+    end
+    if cap > 0 then
+      found[#found + 1] = {group = tonumber(flat[i]), cap = cap, load = load / cap, a = a / cap / 1000, b = b / cap / 1000}
     end
   end
-  table.sort(found, function(x, y) return x.group < y.group end)
+  if #found > 1 then table.sort(found, function(x, y) return x.group < y.group end) end
   return found
 end
 
@@ -56,14 +54,14 @@ local function set_reference(F, model)
   if not best then return end
   local speed = 0
   for _, each in ipairs(classes) do speed = speed + each.cap * best_ms / each.ms end
-  redis.call('HSET', classes_key(F, model), 'ref', string.format('%.6f|%.6f|%.6f', best.a, best.b, speed))
+  redis.call('HSET', learned_key(F, model), 'ref', string.format('%.6f|%.6f|%.6f', best.a, best.b, speed))
+  redis.call('PEXPIRE', learned_key(F, model), LEARNED_TTL_MS)
 end
 
--- ms per prompt token and per output token of the fastest workers, and how many of those all together are worth
-local function reference(F, model)
-  local text = redis.call('HGET', classes_key(F, model), 'ref')
-  if not text then return NO_REF end
-  local a, b, speed = string.match(text, '^([^|]+)|([^|]+)|([^|]+)$')
+-- ms per prompt token and per output token of the fastest workers, and how many of those all together are worth;
+-- submit adds `usual`, the ms that a usual job takes there.
+local function read_reference(text)
+  local a, b, speed = string.match(text or NO_REF, '^([^|]+)|([^|]+)|([^|]+)$')
   return {a = tonumber(a), b = tonumber(b), speed = math.max(0.01, tonumber(speed))}
 end
 
@@ -100,6 +98,8 @@ local function place(F, model, worker, text, now, until_ms, ttl)
   for _, key in ipairs({serves, shares, classes}) do redis.call('PEXPIRE', key, ttl) end
   return lost
 end
+
+local function reference(F, model) return read_reference(redis.call('HGET', learned_key(F, model), 'ref')) end
 
 -- Whether another live worker takes longer prompts than this one.
 local function has_more_context(F, model, context)

@@ -2,41 +2,45 @@
 -- q (predicted reference ms in line), and for each such application f:APP (finish tag; kept
 -- while it lies ahead of v), n:APP (unfinished jobs), w:APP.
 -- It vanishes with the last unfinished job: a busy period is over, and nobody has credit or debt any more.
--- A job's field `fair` is "cost|start|weight|bytes|app key".
+-- A job's field `fair` is "cost|start|weight|bytes|counted 0 or 1|app key"; bytes and counted say what admission has
+-- entered into its own books for the job.
 local function read_fair(text)
-  local cost, start, weight, bytes, app = string.match(text or '', '^([^|]+)|([^|]+)|([^|]+)|([^|]+)|(.*)$')
+  local cost, start, weight, bytes, counted, app = string.match(text or '', '^([^|]+)|([^|]+)|([^|]+)|([^|]+)|([^|]+)|(.*)$')
   if not cost then return {cost = 0, start = 0, weight = 1, bytes = 0, app = ''} end
-  return {cost = tonumber(cost), start = tonumber(start), weight = tonumber(weight), bytes = tonumber(bytes), app = app}
+  return {cost = tonumber(cost), start = tonumber(start), weight = tonumber(weight), bytes = tonumber(bytes),
+    counted = counted == '1', app = app}
 end
 
--- Takes a job's turn; returns its rank and its field.
-local function enter_line(F, model, app, weight, head_start, cost, ref, bytes)
+-- Takes a job's turn; returns its rank and its field. counted: 1 = it counts against its application's quota.
+local function enter_line(F, model, app, weight, head_start, cost, ref, bytes, counted)
   local key = fair_key(F, model)
-  local h = redis.call('HMGET', key, 'v', 'w', 'f:' .. app, 'n:' .. app)
+  local h = redis.call('HMGET', key, 'v', 'w', 'q', 'f:' .. app, 'n:' .. app)
   local weights = tonumber(h[2] or 0)
-  if not h[4] then
+  if not h[5] then
     weights = weights + weight
     redis.call('HSET', key, 'w', weights, 'w:' .. app, weight)
   end
-  local start, finish, rank = tag(tonumber(h[1] or 0), tonumber(h[3] or 0), cost, weight, head_start, ref.speed, weights)
-  redis.call('HSET', key, 'f:' .. app, ms(finish), 'n:' .. app, tonumber(h[4] or 0) + 1)
-  redis.call('HINCRBYFLOAT', key, 'q', ms(cost))
-  return ms(rank), table.concat({ms(cost), ms(start), weight, bytes, app}, '|')
+  local start, finish, rank = tag(tonumber(h[1] or 0), tonumber(h[4] or 0), cost, weight, head_start, ref.speed, weights,
+    ref.usual or cost)
+  redis.call('HSET', key, 'q', ms(tonumber(h[3] or 0) + cost), 'f:' .. app, ms(finish), 'n:' .. app, tonumber(h[5] or 0) + 1)
+  return ms(rank), string.format('%.3f|%.3f|%.14g|%.0f|%d|%s', cost, start, weight, bytes, counted, app)
 end
 
 -- The rank that a job would get.
 local function next_rank(F, model, app, weight, head_start, cost, ref)
   local h = redis.call('HMGET', fair_key(F, model), 'v', 'w', 'f:' .. app)
-  local _, _, rank = tag(tonumber(h[1] or 0), tonumber(h[3] or 0), cost, weight, head_start, ref.speed, tonumber(h[2] or 0))
+  local _, _, rank = tag(tonumber(h[1] or 0), tonumber(h[3] or 0), cost, weight, head_start, ref.speed, tonumber(h[2] or 0),
+    ref.usual or cost)
   return ms(rank)
 end
 
 -- A job leaves the line for a worker, or comes back to it.
 local function leave_line(F, model, fair)
   local key = fair_key(F, model)
-  if redis.call('EXISTS', key) == 0 then return end
-  redis.call('HINCRBYFLOAT', key, 'q', ms(-fair.cost))
-  if fair.start > tonumber(redis.call('HGET', key, 'v') or 0) then redis.call('HSET', key, 'v', ms(fair.start)) end
+  local h = redis.call('HMGET', key, 'v', 'q')
+  if h[2] then
+    redis.call('HSET', key, 'v', ms(math.max(tonumber(h[1] or 0), fair.start)), 'q', ms(tonumber(h[2]) - fair.cost))
+  end
 end
 
 local function rejoin_line(F, model, fair)

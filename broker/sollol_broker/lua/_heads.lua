@@ -55,46 +55,70 @@ local function misfit(F, model, id, flags, m, worker, now)
   return nil
 end
 
--- Jobs at the head of one queue that this worker may take, as the rule wants them.
+-- A waiting job as the rule wants it, from its member; nil: not one of ours. And its flags.
+local function read_member(member)
+  local id, prompt, output, submitted, flags, affinity =
+    string.match(member, '^([^|]+)|(%d+)|(%d+)|(%d+)|([a-z]*)|(%x*)$')
+  if not id then return nil end
+  return {id = id, member = member, prompt = tonumber(prompt), output = tonumber(output), submitted = tonumber(submitted),
+    affinity = affinity, batch = false, alone = false}, flags
+end
+
+-- Jobs at the head of one queue that this worker may take.
 local function read_heads(F, jobs, index, m, lane, worker, depth, now)
   local model = m.key
-  for position, member in ipairs(redis.call('ZRANGE', queue_key(F, model), 0, depth - 1)) do
-    local id, prompt, output, submitted, flags, affinity =
-      string.match(member, '^([^|]+)|(%d+)|(%d+)|(%d+)|([a-z]*)|(%x*)$')
+  for i, member in ipairs(redis.call('ZRANGE', queue_key(F, model), 0, depth - 1)) do
+    local job, flags = read_member(member)
     local why, number
-    if not id then                         -- not one of ours: it must not stop the queue
+    if not job then                        -- it must not stop the queue
       redis.call('ZREM', queue_key(F, model), member)
       why = 'malformed'
-    else
-      prompt = tonumber(prompt)
-      if m.context > 0 and prompt > m.context and has_more_context(F, model, m.context) then
-        why, number = 'context', prompt - m.context
-      elseif flags ~= '' and flags ~= 'b' then
-        why, number = misfit(F, model, id, flags, m, worker, now)
-      end
+    elseif m.context > 0 and job.prompt > m.context and has_more_context(F, model, m.context) then
+      why, number = 'context', job.prompt - m.context
+    elseif flags ~= '' then
+      job.batch, job.alone = string.find(flags, 'b', 1, true) ~= nil, string.find(flags, 'q', 1, true) ~= nil
+      if flags ~= 'b' then why, number = misfit(F, model, job.id, flags, m, worker, now) end
     end
     if not why then
-      local cached = affinity ~= '' and lane.cached[affinity] or 0
-      jobs[#jobs + 1] = {offer = index, position = position - 1, prompt = prompt, cached = math.min(cached, prompt - 1),
-        output = tonumber(output), waited = math.max(0, now - tonumber(submitted)), id = id, member = member, model = model,
-        batch = string.find(flags, 'b', 1, true) and true or false, alone = string.find(flags, 'q', 1, true) and true or false}
-    elseif id and position == 1 then
-      worker.refused[#worker.refused + 1] = {id, why, number}
+      job.offer, job.model, job.position, job.waited = index, model, i - 1, math.max(0, now - job.submitted)
+      job.cached = job.affinity ~= '' and math.min(lane.cached[job.affinity] or 0, job.prompt - 1) or 0
+      jobs[#jobs + 1] = job
+    elseif job and i == 1 then
+      worker.refused[#worker.refused + 1] = {job.id, why, number}
     end
   end
 end
 
-local function read_lane(F, lane, worker, depth, now)
+-- The classes that could be better than this worker for some job.
+local function rivals(classes, offer)
+  local slow, found = 1 + offer.slow * offer.busy, {}
+  for _, each in ipairs(classes) do
+    if each.load < offer.load or each.a < slow * offer.a or each.b < slow * offer.b then found[#found + 1] = each end
+  end
+  return found
+end
+
+-- is_wary: some jobs at the heads are known to be nobody's to take.
+local function read_lane(F, lane, worker, free, depth, is_wary, now)
   local offers, jobs = {}, {}
   for i, raw in ipairs(lane.models) do
     local m = {key = raw[1], context = raw[6] or 0}
     local waiting = redis.call('ZCARD', queue_key(F, m.key))
-    offers[i] = {load = raw[2], a = raw[3], b = raw[4], slow = raw[5] or 0, busy = lane.busy or 0, settled = lane.settled or INF,
+    local offer = {load = raw[2], a = raw[3], b = raw[4], slow = raw[5] or 0, busy = lane.busy or 0, settled = lane.settled or INF,
       waiting = waiting, backlog = waiting, others = {}, key = m.key}
+    offers[i] = offer
     if waiting > 0 then
       local own = redis.call('HGET', shares_key(F, m.key), worker.id)
-      offers[i].others = read_classes(F, m.key, own and read_share(own))
-      read_heads(F, jobs, i, m, lane, worker, depth, now)
+      offer.others = rivals(read_classes(F, m.key, own and read_share(own)), offer)
+      -- Where nobody can be better and nothing is cached, all jobs have the same ratio: the first in line is the best.
+      local before, enough = #jobs, math.min(free, waiting)
+      if not is_wary and #offer.others == 0 and offer.load == 0 and not next(lane.cached) then
+        read_heads(F, jobs, i, m, lane, worker, enough, now)
+      end
+      if #jobs - before < enough then
+        for j = #jobs, before + 1, -1 do jobs[j] = nil end
+        read_heads(F, jobs, i, m, lane, worker, depth, now)
+      end
     end
   end
   return offers, jobs

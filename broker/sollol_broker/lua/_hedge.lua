@@ -4,36 +4,35 @@ local HEDGE_QUANTILE = 0.95
 local HEDGE_MIN_SEEN = 20                  -- runs before the quantile is believed
 local HEDGE_UNKNOWN_RATIO = 3              -- real to predicted time, until then
 local HEDGE_MIN_MS = 250                   -- nobody notices less
-local HEDGE_SHARE = 0.05                   -- extra work that may be done, of all work
-local HEDGE_MOST_CREDIT_MS = 120000        -- that a quiet time may save up
+local HEDGE_SHARE = 0.05                   -- extra work that may be done, of the work of the last runs
 local LATE_STEPS, LATE_FURTHEST = 8, 80    -- bins per doubling of real to predicted time; most bins each way
-local LATE_KEPT = 2000                     -- runs, then all bins are halved
+local LATE_KEPT = 1024                     -- runs, then all that is counted is halved
 
--- Counts one run in: how its time compares with what was predicted.
-local function note_run(F, model, predicted, run)
-  if predicted <= 0 or run <= 0 then return end
-  local key = late_key(F, model)
+-- The bin for a run, by how its time compares with what was predicted; nil: not known.
+local function late_bin(predicted, run)
+  if predicted <= 0 or run <= 0 then return nil end
   local bin = math.floor(LATE_STEPS * math.log(run / predicted) / math.log(2))
-  redis.call('HINCRBY', key, math.max(-LATE_FURTHEST, math.min(LATE_FURTHEST, bin)), 1)
-  if redis.call('HINCRBY', key, 'n', 1) > LATE_KEPT then
-    local flat, n = redis.call('HGETALL', key), 0
-    for i = 1, #flat, 2 do
-      if flat[i] ~= 'n' then
-        local half = math.floor(tonumber(flat[i + 1]) / 2)
-        n = n + half
-        if half > 0 then redis.call('HSET', key, flat[i], half) else redis.call('HDEL', key, flat[i]) end
-      end
-    end
-    redis.call('HSET', key, 'n', n)
+  return math.max(-LATE_FURTHEST, math.min(LATE_FURTHEST, bin))
+end
+
+-- Old runs count ever less: halves the bins, and the work done for the first and the second copies.
+local function forget_runs(F, model)
+  local late, flat = late_key(F, model), redis.call('HGETALL', late_key(F, model))
+  for i = 1, #flat, 2 do
+    local half = math.floor(tonumber(flat[i + 1]) / 2)
+    if half > 0 then redis.call('HSET', late, flat[i], half) else redis.call('HDEL', late, flat[i]) end
   end
-  redis.call('PEXPIRE', key, LEARNED_TTL_MS)
+  for _, key in ipairs({late, learned_key(F, model)}) do redis.call('PEXPIRE', key, LEARNED_TTL_MS) end
+  local h = redis.call('HMGET', learned_key(F, model), 'work', 'extra')
+  redis.call('HSET', learned_key(F, model), 'work', ms(tonumber(h[1] or 0) / 2), 'extra', ms(tonumber(h[2] or 0) / 2))
 end
 
 -- Real to predicted time that all but the latest runs of a model keep to.
 local function late_ratio(F, model)
   local flat, bins, n = redis.call('HGETALL', late_key(F, model)), {}, 0
   for i = 1, #flat, 2 do
-    if flat[i] == 'n' then n = tonumber(flat[i + 1]) else bins[#bins + 1] = {tonumber(flat[i]), tonumber(flat[i + 1])} end
+    bins[#bins + 1] = {tonumber(flat[i]), tonumber(flat[i + 1])}
+    n = n + bins[#bins][2]
   end
   if n < HEDGE_MIN_SEEN then return HEDGE_UNKNOWN_RATIO end
   table.sort(bins, function(x, y) return x[1] < y[1] end)
@@ -45,9 +44,10 @@ local function late_ratio(F, model)
   return HEDGE_UNKNOWN_RATIO
 end
 
-local function earn_hedges(F, cost)
-  local credit = tonumber(redis.call('HINCRBYFLOAT', F .. ':hedging', 'credit', ms(HEDGE_SHARE * cost)))
-  if credit > HEDGE_MOST_CREDIT_MS then redis.call('HSET', F .. ':hedging', 'credit', HEDGE_MOST_CREDIT_MS) end
+-- Whether so much more work may be done on a model for second copies; a first one always may.
+local function may_hedge(F, model)
+  local h = redis.call('HMGET', learned_key(F, model), 'work', 'extra')
+  return tonumber(h[2] or 0) <= HEDGE_SHARE * tonumber(h[1] or 0)
 end
 
 -- Says when a job that is now running counts as late; wakes an idle worker, so that it knows when to look.
@@ -101,24 +101,23 @@ local function take_hedge(F, lane, worker, nonce, lease_ms, now)
     local key = job_key(F, id)
     local h = redis.call('HMGET', key, 'state', 'queue', 'node_key', 'failed', 'requires', 'fair', 'seq', 'env', 'attempt',
       'submitted', 'deadline', 'blobs', 'hfence', 'predicted')
-    if h[1] ~= 'running' or h[13] or h[7] ~= '0' then
+    if h[1] ~= 'running' or h[13] or (h[7] or '0') ~= '0' then
       redis.call('ZREM', F .. ':hedges', id)  -- over, hedged already, or its answer has begun
     else
       local serves = false
       for _, m in ipairs(lane.models) do serves = serves or m[1] == h[2] end
       local wanted = h[5] and h[5] ~= '' and cmsgpack.unpack(h[5])
       local is_ours = h[3] == worker.node_key or string.find(h[4] or '', '|' .. worker.node_key .. '|', 1, true)
-      local credit = tonumber(redis.call('HGET', F .. ':hedging', 'credit') or 1)
-      if serves and not is_ours and credit > 0 and (not wanted or fits(wanted, worker.offer, worker.node)) then
+      if serves and not is_ours and may_hedge(F, h[2]) and (not wanted or fits(wanted, worker.offer, worker.node)) then
         local fence = string.format('%d', redis.call('HINCRBY', key, 'top', 1))
         redis.call('HSET', key, 'hfence', fence, 'hnonce', nonce, 'hworker', worker.id, 'hnode', worker.node,
           'hnode_key', worker.node_key, 'hclaimed', ms(now))
         redis.call('ZREM', F .. ':hedges', id)
         redis.call('ZADD', F .. ':leases', ms(now + lease_ms), id .. '|h')
-        redis.call('HSET', F .. ':hedging', 'credit', ms(credit - read_fair(h[6]).cost))
+        redis.call('HINCRBYFLOAT', learned_key(F, h[2]), 'extra', ms(read_fair(h[6]).cost))
         redis.call('HINCRBY', F .. ':stats', 'hedges', 1)
         local left = h[11] == '0' and -1 or math.max(0, tonumber(h[11]) - now)
-        return {id, fence, nonce, tonumber(h[9]), ms(now - tonumber(h[10])), ms(left), tonumber(h[12]), h[8], h[14] or '0', '0', 1, 0}
+        return {id, fence, nonce, tonumber(h[9]), ms(now - tonumber(h[10])), ms(left), tonumber(h[12] or 0), h[8], h[14] or '0', '0', 1, 0}
       end
     end
   end

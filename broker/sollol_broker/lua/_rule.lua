@@ -18,6 +18,7 @@ local function weigh(offer, job, w)
   local slow = 1 + offer.slow * offer.busy
   local prompt = math.max(0, job.prompt - job.cached)
   local service = slow * (offer.a * prompt + offer.b * job.output)                                  -- 1
+  local uncached = slow * (offer.a * job.prompt + offer.b * job.output)
   local own = offer.load / math.min(math.max(offer.waiting, 1), MOST_SHARING_A_LOAD) + service
   local capacity, total = 0, 0
   for _, each in ipairs(offer.others) do                                                            -- 2
@@ -28,7 +29,7 @@ local function weigh(offer, job, w)
   end
   local due = is_due(offer, job, w)
   if capacity <= 0 then
-    local ratio = service > 0 and own / service or 1
+    local ratio = uncached > 0 and own / uncached or 1
     local value = due and 0 or ratio + w.regret * job.position / ALONE_CAPACITY
     return {own = own, reference = 0, capacity = 0, ratio = ratio, value = value, takes = true, needed = 0, left = 0}
   end

@@ -20,7 +20,7 @@ local function take(F, job, worker, nonce, lease_ms, why, now)
     if left <= 0 then end_job(F, job.id, 'expired', '', now) return nil end
   end
   local fence = string.format('%d', redis.call('HINCRBY', key, 'top', 1))
-  local attempt = tonumber(h[6]) + 1
+  local attempt = tonumber(h[6] or 0) + 1
   redis.call('HSET', key, 'state', 'running', 'fence', fence, 'nonce', nonce, 'worker', worker.id, 'node', worker.node,
     'node_key', worker.node_key, 'claimed', ms(now), 'attempt', attempt, 'seq', '0',
     'lease', lease_ms, 'predicted', ms(bid.own), 'why', why)
@@ -31,7 +31,7 @@ local function take(F, job, worker, nonce, lease_ms, why, now)
     tell(F, h[4], 't', 'start', 'j', job.id, 'f', fence, 'n', worker.node, 'w', worker.id)
   end
   if h[10] == '1' then arm_hedge(F, job.id, job.model, bid.own, now) end
-  return {job.id, fence, nonce, attempt, ms(now - tonumber(h[7])), ms(left), tonumber(h[8]), h[2], ms(bid.own),
+  return {job.id, fence, nonce, attempt, ms(now - tonumber(h[7])), ms(left), tonumber(h[8] or 0), h[2], ms(bid.own),
     ms(bid.reference), 0, job.alone and 1 or 0}
 end
 
@@ -47,7 +47,7 @@ local function repeated(F, seen, nonce, now)
     if h[1] == 'running' and (h[2] == nonce or hedged) then
       local left = h[6] == '0' and -1 or math.max(0, tonumber(h[6]) - now)
       local alone = h[12] and string.match(h[12], '|[a-z]*q[a-z]*|%x*$') and 1 or 0
-      rows[#rows + 1] = {id, hedged and h[11] or h[3], nonce, tonumber(h[4]), ms(now - tonumber(h[5])), ms(left), tonumber(h[7]),
+      rows[#rows + 1] = {id, hedged and h[11] or h[3], nonce, tonumber(h[4]), ms(now - tonumber(h[5])), ms(left), tonumber(h[7] or 0),
         h[8], h[9] or '0', '0', hedged and 1 or 0, alone}
     end
   end
@@ -82,10 +82,11 @@ local function step_out(F, worker, lane)
   end
 end
 
--- Fills one lane; returns slots left, by model the backlog at which it would take a job, and ms after which to look again.
-local function fill(F, lane, worker, claim, now)
-  local offers, jobs = read_lane(F, lane, worker, math.max(claim.depth, math.min(lane.free, claim.most)), now)
-  local free, needed, again = math.min(lane.free, claim.most), {}, INF
+-- Takes jobs for one lane while the rule finds any; returns slots left, the jobs seen, ms after which to look again, and
+-- whether one of them was gone.
+local function pick_jobs(F, lane, worker, claim, free, is_wary, now)
+  local offers, jobs = read_lane(F, lane, worker, free, math.max(claim.depth, free), is_wary, now)
+  local again, was_gone = INF, false
   if worker.empties then free = 0 end
   while free > 0 do
     local pick, bid, _, wait = choose(offers, jobs, WEIGHTS)
@@ -102,10 +103,20 @@ local function fill(F, lane, worker, claim, now)
         free, claim.most, worker.busy = free - 1, claim.most - 1, worker.busy + 1
         for _, each in ipairs(offers) do each.busy = each.busy + 1 end
         if job.alone then free, claim.most, worker.empties = 0, 0, true end
+      else
+        was_gone = true
       end
       offer.waiting, offer.backlog = offer.waiting - 1, offer.backlog - 1
     end
   end
+  return free, jobs, again, was_gone
+end
+
+-- Fills one lane; returns slots left, by model the backlog at which it would take a job, and ms after which to look again.
+local function fill(F, lane, worker, claim, now)
+  local free, jobs, again, was_gone = pick_jobs(F, lane, worker, claim, math.min(lane.free, claim.most), false, now)
+  if was_gone and free > 0 then free, jobs, again = pick_jobs(F, lane, worker, claim, free, true, now) end
+  local needed = {}
   if free > 0 and claim.most > 0 then
     local row, wait = take_hedge(F, lane, worker, claim.nonce, claim.lease_ms, now)
     if row then

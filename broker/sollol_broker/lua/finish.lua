@@ -11,27 +11,28 @@ local function blend(old, new) return old and (1 - LEARN) * tonumber(old) + LEAR
 
 -- Learns from one run what to expect of the next; returns the reference ms that it took.
 local function learn(F, model, h, prompt, output, run)
-  local key, task, app, chars = learned_key(F, model), h.task, h.fair.app, tonumber(h.chars or 0)
-  local fields = {}
-  if output > 0 and task ~= 'embedding' then
-    local own, all = 'o:' .. app .. ':' .. task, 'o:' .. task
-    local old = redis.call('HMGET', key, own, all)
-    fields = {own, blend(old[1], output), all, blend(old[2], output)}
+  local key, own, all, chars = learned_key(F, model), 'o:' .. h.fair.app .. ':' .. h.task, 'o:' .. h.task, tonumber(h.chars or 0)
+  local old = redis.call('HMGET', key, own, all, 'cpt', 'runs', 'ref', 'work', 'usual')
+  local runs = tonumber(old[4] or 0) + 1
+  local fields = {'runs', runs, 'work', ms(tonumber(old[6] or 0) + h.fair.cost), 'usual', blend(old[7], h.fair.cost)}
+  if output > 0 and h.task ~= 'embedding' then
+    fields[7], fields[8], fields[9], fields[10] = own, blend(old[1], output), all, blend(old[2], output)
   end
   if prompt > 0 and chars > 0 then
     local cpt = chars / prompt
     if cpt > LEAST_CHARS_PER_TOKEN and cpt < MOST_CHARS_PER_TOKEN then
       fields[#fields + 1] = 'cpt'
-      fields[#fields + 1] = blend(redis.call('HGET', key, 'cpt'), cpt)
+      fields[#fields + 1] = blend(old[3], cpt)
     end
   end
-  if #fields > 0 then redis.call('HSET', key, unpack(fields)) end
-  redis.call('HINCRBY', key, 'runs', 1)
-  redis.call('PEXPIRE', key, LEARNED_TTL_MS)
-  note_run(F, model, tonumber(h.predicted or 0), run)
-  earn_hedges(F, h.fair.cost)
+  redis.call('HSET', key, unpack(fields))
+  local bin = late_bin(tonumber(h.predicted or 0), run)
+  if bin and redis.call('HINCRBY', late_key(F, model), bin, 1) == 1 then
+    redis.call('PEXPIRE', late_key(F, model), LEARNED_TTL_MS)
+  end
+  if runs % LATE_KEPT == 0 then forget_runs(F, model) end
   if prompt < 0 or output < 0 then return nil end
-  local ref = reference(F, model)
+  local ref = read_reference(old[5])
   return ref.a * prompt + ref.b * output
 end
 

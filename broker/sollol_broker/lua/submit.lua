@@ -21,15 +21,16 @@ local function is_readable(needs)
 end
 
 -- Prompt tokens, output tokens to expect (the application's own mean for such tasks, capped by what it allows), and how
--- many runs these and the paces are learned from.
+-- many runs these and the paces are learned from; and the fastest workers' pace.
 local function expect(F, model, app, task, chars, extra, cap)
-  local h = redis.call('HMGET', learned_key(F, model), 'cpt', 'o:' .. app .. ':' .. task, 'o:' .. task, 'runs')
+  local h = redis.call('HMGET', learned_key(F, model), 'cpt', 'o:' .. app .. ':' .. task, 'o:' .. task, 'runs', 'ref', 'usual')
   local prompt = math.ceil(chars / math.max(0.25, tonumber(h[1]) or CHARS_PER_TOKEN)) + extra + CHAT_FRAME
-  local runs = tonumber(h[4] or 0)
-  if task == 'embedding' then return prompt, 0, runs end
+  local runs, ref = tonumber(h[4] or 0), read_reference(h[5])
+  ref.usual = tonumber(h[6])
+  if task == 'embedding' then return prompt, 0, runs, ref end
   local output = tonumber(h[2]) or tonumber(h[3]) or USUAL_OUTPUT
   if cap > 0 then output = math.min(output, cap) end
-  return prompt, math.max(1, output), runs
+  return prompt, math.max(1, output), runs, ref
 end
 
 -- The job that answers the same request, if there is one that can still.
@@ -54,8 +55,7 @@ local function submit(keys, a)
   if a[21] ~= '1' and redis.call('ZCOUNT', serves_key(F, model), ms(now), '+inf') == 0 then return {'no_node'} end
   if memory_is_full(F, now) then return {'full', 'memory', 5000} end
 
-  local prompt, output, runs = expect(F, model, app, a[16], math.max(0, tonumber(a[12])), math.max(0, tonumber(a[13])), tonumber(a[14]))
-  local ref = reference(F, model)
+  local prompt, output, runs, ref = expect(F, model, app, a[16], math.max(0, tonumber(a[12])), math.max(0, tonumber(a[13])), tonumber(a[14]))
   local cost = ref.a * prompt + ref.b * output
   local bytes = 0
   for i = 22, #a do bytes = bytes + #a[i] end
@@ -66,7 +66,8 @@ local function submit(keys, a)
   if why then return {'full', why, math.ceil(math.max(LEAST_RETRY_MS, retry))} end
 
   local priority, deadline = tonumber(a[6]), a[9] == '0' and '0' or ms(now + tonumber(a[9]))
-  local rank, fair = enter_line(F, model, app, policy.weight, tonumber(a[7]), cost, ref, bytes)
+  local rank, fair = enter_line(F, model, app, policy.weight, tonumber(a[7]), cost, ref, policy.max_bytes and bytes or 0,
+    policy.quota and 1 or 0)
   local context, flags = tonumber(a[15]), ''
   if priority <= 1 then flags = flags .. 'b' end
   if context > prompt then flags = flags .. 'c' end
@@ -75,18 +76,25 @@ local function submit(keys, a)
   local hedge = (a[18] == '1' or (a[18] == '0' and priority >= policy.hedge_from)) and '1' or '0'
   redis.call('HSET', job, 'state', 'queued', 'model', a[2], 'queue', model, 'app', a[4], 'priority', priority,
     'stream', a[8], 'inbox', a[10], 'ttl', string.format('%.0f', tonumber(a[11])), 'rank', rank, 'member', member,
-    'submitted', ms(now), 'deadline', deadline, 'fence', '0', 'attempt', '0', 'blobs', #a - 22, 'requires', a[20],
-    'fair', fair, 'task', a[16], 'chars', a[12], 'context', context, 'hedge', hedge, 'cache', request, 'env', a[22])
+    'submitted', ms(now), 'deadline', deadline, 'fair', fair, 'task', a[16], 'chars', a[12], 'env', a[22])
+  if a[20] ~= '' then redis.call('HSET', job, 'requires', a[20]) end
+  if context > prompt then redis.call('HSET', job, 'context', context) end
+  if hedge == '1' then redis.call('HSET', job, 'hedge', hedge) end
+  if #a > 22 then redis.call('HSET', job, 'blobs', #a - 22) end
   for i = 23, #a do redis.call('HSET', blob_key(F, id), i - 23, a[i]) end
   if deadline ~= '0' then redis.call('ZADD', F .. ':deadlines', deadline, id) end
-  if request ~= '' then redis.call('SET', cache_key(F, request), id) end
+  if request ~= '' then
+    redis.call('HSET', job, 'cache', request)
+    redis.call('SET', cache_key(F, request), id)
+  end
   redis.call('ZADD', queue_key(F, model), rank, member)
-  redis.call('HSETNX', F .. ':models', model, a[2])
+  if a[21] == '1' then redis.call('HSETNX', F .. ':models', model, a[2]) end
   redis.call('HINCRBY', F .. ':stats', 'submitted', 1)
-  redis.call('HINCRBY', F .. ':stats', 'unfinished', 1)
-  redis.call('HINCRBY', F .. ':stats', 'bytes', bytes)
-  redis.call('HINCRBY', usage_key(F, app), 'n', 1)
-  redis.call('PEXPIRE', usage_key(F, app), TALLY_TTL_MS)
+  if policy.max_bytes then redis.call('HINCRBY', F .. ':stats', 'bytes', bytes) end
+  if policy.quota then
+    redis.call('HINCRBY', usage_key(F, app), 'n', 1)
+    redis.call('PEXPIRE', usage_key(F, app), TALLY_TTL_MS)
+  end
   return {'queued', ring(F, model) and 1 or 0}
 end
 verb('submit', submit)

@@ -1,0 +1,150 @@
+"""A job's place in line: head starts, fair shares and their bounds, and the twin in Lua."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lua_twin import function
+
+from sollol_broker.fair_order import SIZE_WEIGHT, corrected, head_start_ms, tag
+
+
+@pytest.mark.parametrize(
+    ("priority", "seconds"),
+    [(10, 0), (9, 3), (7, 9), (5, 15), (3, 157.5), (1, 300), (0, 360)],
+)
+def test_head_start(priority: int, seconds: float) -> None:
+    assert math.isclose(head_start_ms(priority), seconds * 1000)
+
+
+def test_a_higher_priority_never_starts_later() -> None:
+    starts = [head_start_ms(priority) for priority in range(11)]
+    assert starts == sorted(starts, reverse=True)
+
+
+@pytest.mark.parametrize("priority", [-1, 11])
+def test_a_priority_that_does_not_exist(priority: int) -> None:
+    with pytest.raises(ValueError, match=r"not in 0\.\.10"):
+        head_start_ms(priority)
+
+
+def test_a_tag() -> None:
+    made = tag(
+        **{"now": 1_000.0, "finish": 4_000.0, "cost_ms": 500.0, "weight": 2.0, "head_start": 300_000.0},
+        **{"speed": 3.0, "weights": 5.0, "usual_ms": 200.0},
+    )
+    assert (made.start, made.finish) == (4_000, 4_250)
+    assert made.rank == pytest.approx(4_000 + (285_000 + 10 * 300) * 3 / 5)
+
+
+def test_an_application_without_work_has_no_credit() -> None:
+    late = tag(now=9_000, finish=1_000, cost_ms=10, weight=1, head_start=0, speed=1, weights=1)
+    assert late.start == 9_000
+
+
+@pytest.mark.parametrize(("actual", "finish"), [(1_000, 5_000), (3_000, 6_000), (500, 4_750), (-9e9, 4_100)])
+def test_what_was_really_used_counts(actual: float, finish: float) -> None:
+    assert corrected(now=4_100, finish=5_000, predicted_ms=1_000, actual_ms=actual, weight=2) == finish
+
+
+class _Queue:
+    """One queue and one worker of speed 1, in virtual time."""
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        self.weights = weights
+        self.now = 0.0
+        self.finish = dict.fromkeys(weights, 0.0)
+        self.heap: list[tuple[float, int, str, float, float]] = []
+        self.served = dict.fromkeys(weights, 0.0)
+        self.count = 0
+
+    def submit(self, app: str, cost: float, priority: int = 5) -> int:
+        made = tag(
+            **{"now": self.now, "finish": self.finish[app], "cost_ms": cost, "weight": self.weights[app]},
+            **{"head_start": head_start_ms(priority), "speed": 1.0, "weights": sum(self.weights.values())},
+            usual_ms=cost,
+        )
+        self.finish[app] = made.finish
+        self.count += 1
+        heapq.heappush(self.heap, (made.rank, self.count, app, cost, made.start))
+        return self.count
+
+    def serve(self) -> tuple[int, str]:
+        _, number, app, cost, start = heapq.heappop(self.heap)
+        self.now = max(self.now, start)
+        self.served[app] += cost
+        return number, app
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=2, max_size=5), st.integers(0, 2**32))
+def test_backlogged_applications_share_by_weight_within_one_job_each(weights: list[float], seed: int) -> None:
+    """|served i / weight i - served j / weight j| <= longest i / weight i + longest j / weight j (Goyal et al.)."""
+    some = random.Random(seed)
+    queue = _Queue({f"app{number}": weight for number, weight in enumerate(weights)})
+    longest = 1_000.0
+    for app in queue.weights:
+        for _ in range(60):
+            queue.submit(app, some.uniform(10, longest))
+    for _ in range(50):
+        queue.serve()
+        shares = [queue.served[app] / weight for app, weight in queue.weights.items()]
+        for i, one in enumerate(weights):
+            for j, other in enumerate(weights):
+                assert abs(shares[i] - shares[j]) <= longest / one + longest / other + 1e-6
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10), st.integers(0, 2**32))
+def test_no_priority_waits_beyond_its_bound(priority: int, seed: int) -> None:
+    """Work of others served before a job <= its head start + one job of each application (equal weights)."""
+    some = random.Random(seed)
+    queue = _Queue({"mine": 1.0, "rush": 1.0})
+    cost = 1_000.0
+    mine = queue.submit("mine", cost, priority)
+    for _ in range(8_000):
+        while len(queue.heap) < 20:
+            queue.submit("rush", some.uniform(100, cost), 10)
+        number, _ = queue.serve()
+        if number == mine:
+            break
+    assert number == mine, "it starved"
+    assert queue.served["rush"] <= head_start_ms(priority) + 3 * cost
+
+
+def test_a_short_job_goes_before_long_ones_that_came_little_earlier() -> None:
+    made = [
+        tag(now=0, finish=0, cost_ms=cost, weight=1, head_start=15_000, speed=1, weights=1, usual_ms=1_000)
+        for cost in (100, 1_000, 5_000)
+    ]
+    assert [each.rank for each in made] == [SIZE_WEIGHT * -900, 0, SIZE_WEIGHT * 4_000]
+
+
+_TAG, _CORRECTED = function("_order.lua", "tag"), function("_order.lua", "corrected")
+_AMOUNTS = st.floats(0, 1e9) | st.sampled_from([0.0, 1.0])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    *(_AMOUNTS, _AMOUNTS, _AMOUNTS, st.floats(0.01, 100)),
+    *(st.sampled_from(range(11)), st.floats(0.01, 1e4), st.floats(0, 1e3), _AMOUNTS),
+)
+def test_the_twin_in_lua_tags_the_same(
+    now: float, finish: float, cost: float, weight: float,
+    priority: int, speed: float, weights: float, usual: float,
+) -> None:  # fmt: skip
+    head_start = head_start_ms(priority)
+    mine = tag(
+        **{"now": now, "finish": finish, "cost_ms": cost, "weight": weight, "head_start": head_start},
+        **{"speed": speed, "weights": weights, "usual_ms": usual},
+    )
+    assert _TAG(now, finish, cost, weight, head_start, speed, weights, usual) == (
+        mine.start, mine.finish, mine.rank
+    )  # fmt: skip
+    settled = corrected(now=now, finish=finish, predicted_ms=cost, actual_ms=usual, weight=weight)
+    assert _CORRECTED(now, finish, cost, usual, weight) == settled
