@@ -29,6 +29,9 @@ VERBS = (
     "advertise",
     "attend",
     "leave",
+    "control",
+    "policy",
+    "letters",
 )
 
 

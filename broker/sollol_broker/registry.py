@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .broker import Broker
+from .controls import Controls
 from .names import canonical_model, key_part
 from .words import JobState
 
@@ -42,6 +43,7 @@ class NodeView:
     Attributes:
         hardware: gpus, vram_total_mib, vram_free_mib, cpu, ram and load, as last read.
         finished: jobs it has ended, by state. busy_seconds: slot time it has spent on them.
+        controls: what an operator has set for it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class NodeView:
     workers: tuple[WorkerView, ...]
     finished: dict[str, int] = field(default_factory=dict)
     busy_seconds: float = 0.0
+    controls: Controls = field(default_factory=Controls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class Registry:
         keys = self._broker.keys
         hashes = await self._hashes([keys.node(name) for name in by_node])
         tallies = await self._hashes([keys.tally(name) for name in by_node])
+        controls = await self._controls(list(by_node))
         return [
             NodeView(
                 name=name,
@@ -137,6 +141,7 @@ class Registry:
                 workers=tuple(workers),
                 finished={state: int(tally[state]) for state in JobState if state in tally},
                 busy_seconds=round(float(tally.get("busy_ms", 0)) / 1000, 3),
+                controls=controls[name],
             )
             for (name, workers), h, tally in zip(by_node.items(), hashes, tallies, strict=True)
         ]
@@ -229,12 +234,16 @@ class Registry:
     async def reasons(self, model: str) -> dict[str, str]:
         """Why each live node cannot serve `model`, by node."""
         wanted, reasons = canonical_model(model), {}
-        for worker in await self.workers():
+        workers = await self.workers()
+        controls = await self._controls(sorted({worker.node for worker in workers}))
+        for worker in workers:
             down = [backend["down"] for backend in worker.backends if backend["down"]]
-            if wanted in worker.models:
-                why = "it serves the model, but does not fit what the job requires"
-            elif worker.state != "up":
+            if worker.state != "up":
                 why = f"it is {worker.state}"
+            elif wanted in worker.models:
+                why = "it serves the model, but does not fit what the job requires"
+            elif denied := controls[worker.node].forbids(wanted):
+                why = f"an operator keeps the model from it: {denied}"
             elif down:
                 why = f"its backend is down: {down[0]}"
             else:
@@ -242,6 +251,14 @@ class Registry:
                 why = f"it does not have the model; it has {has}"
             reasons[worker.node] = why
         return reasons
+
+    async def _controls(self, nodes: list[str]) -> dict[str, Controls]:
+        if not nodes:
+            return {}
+        found = await self._call("HMGET", self._broker.keys.controls, *(key_part(node) for node in nodes))
+        return {
+            node: Controls.from_bytes(bytes(each or b"")) for node, each in zip(nodes, found, strict=True)
+        }
 
     async def _running(self, limit: int) -> list[JobView]:
         ids = await self._call("ZRANGE", self._broker.keys.leases, 0, limit - 1)

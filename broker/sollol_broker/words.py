@@ -57,6 +57,7 @@ class Entry(StrEnum):
     END = "end"  # the one terminal entry: x = state, f = fence, d = data
     BELL = "bell"  # to a worker: look at the queue of model m
     CANCEL = "cancel"  # to a worker: stop job j of fence f
+    CONTROL = "control"  # to a worker: an operator has changed something, advertise now
     HELLO = "hello"  # an inbox came into being
 
 

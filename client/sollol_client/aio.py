@@ -13,12 +13,13 @@ from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
 from sollol_broker.url import DEFAULT_URL, parse
 
 from .jobs import AsyncJob
+from .operate import AsyncOperating
 from .request import Request
 from .session import Session
 from .submit import Submitter
 
 
-class AsyncClient(Submitter[AsyncJob]):
+class AsyncClient(Submitter[AsyncJob], AsyncOperating):
     """Submits jobs to the fabric and gets their answers; thousands at a time from one process.
 
         async with AsyncClient("redis://localhost:6379/0", app="my-app") as client:

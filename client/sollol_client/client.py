@@ -7,9 +7,9 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sollol_broker.errors import ClientClosed, SollolError
 from sollol_broker.link import LinkConfig
@@ -18,13 +18,16 @@ from sollol_broker.url import DEFAULT_URL, parse
 from sollol_broker.words import JobState
 
 from .jobs import Job
+from .operate import Operating
 from .portal import Portal
 from .request import Request
 from .session import Session
 from .submit import Submitter
 
+T = TypeVar("T")
 
-class Client(Submitter[Job]):
+
+class Client(Submitter[Job], Operating):
     """Submits jobs to the fabric and gets their answers. Safe to share between threads.
 
         client = Client("redis://localhost:6379/0", app="my-app")
@@ -126,6 +129,10 @@ class Client(Submitter[Job]):
     def job_position(self, job_id: str) -> int | None:
         """Ask Redis for a job's place in line; for Job."""
         return self._connected().run(self._session.registry.position(job_id))
+
+    def _ask(self, question: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
+        portal = self._connected()
+        return portal.run(question(self._session))
 
     def _names(self) -> tuple[str, str]:
         if self._pid != os.getpid():

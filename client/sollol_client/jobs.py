@@ -25,6 +25,8 @@ class _Face(Protocol):
 
     def job_position(self, job_id: str) -> int | None: ...
 
+    def eta(self, job_id: str) -> float | None: ...
+
 
 class Job(concurrent.futures.Future[Answer], Watcher):
     """A submitted job: a `concurrent.futures.Future` of its Answer, and an iterator of its text.
@@ -77,6 +79,10 @@ class Job(concurrent.futures.Future[Answer], Watcher):
     def position(self) -> int | None:
         """How many jobs wait before this one; None when it does not wait (any more)."""
         return None if self.done() else self._client.job_position(self.id)
+
+    def eta(self) -> float | None:
+        """Seconds until it should begin; None when it does not wait, or nobody serves its model."""
+        return None if self.done() else self._client.eta(self.id)
 
     def __iter__(self) -> Iterator[Delta]:
         """New text as it is made, until the job ends. Text goes to one reader: iterate once.

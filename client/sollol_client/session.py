@@ -25,9 +25,11 @@ from sollol_broker.errors import (
     NoNodeForModel,
     SollolError,
 )
+from sollol_broker.explain_reader import Explainer
 from sollol_broker.inbox import EntryFields, Inbox
 from sollol_broker.link import LinkConfig
 from sollol_broker.names import check_name
+from sollol_broker.operations import Operations
 from sollol_broker.registry import Registry
 from sollol_broker.url import BrokerUrl
 from sollol_broker.version import VERSION
@@ -103,6 +105,8 @@ class Session:
     inbox_name: str = field(default_factory=lambda: f"c-{secrets.token_hex(8)}")
     broker: Broker = field(init=False)
     registry: Registry = field(init=False)
+    operations: Operations = field(init=False)
+    explainer: Explainer = field(init=False)
     _following: dict[str, list[Following]] = field(default_factory=dict)
     _outbox: deque[Following] = field(default_factory=deque)
     _sending: set[asyncio.Future[Any]] = field(default_factory=set)
@@ -118,6 +122,8 @@ class Session:
         check_name(self.app, "app")
         self.broker = Broker(self.url, name=f"sollol-client-{self.inbox_name}", config=self.config)
         self.registry = Registry(self.broker)
+        self.operations = Operations(self.broker)
+        self.explainer = Explainer(self.broker, self.registry)
         self._inbox = Inbox(self.broker, self.inbox_name, on_entry=self._on_inbox_entry)
         self._streams = StreamReader(self.broker, on_entry=self._on_job_entry)
 

@@ -18,6 +18,7 @@ from sollol_broker.words import Entry
 from .advertise import Advertiser
 from .backends.protocol import Backend
 from .config import WorkerConfig
+from .drainer import Drainer
 from .hardware import HardwareReader
 from .heartbeat import Heartbeat
 from .lane import Lane
@@ -66,6 +67,7 @@ class Agent:
             on_change=self._on_change,
         )
         self._puller = Puller(self.broker, self.worker, config, self.lanes, self._advertiser.advertise)
+        self._drainer = Drainer(self._puller.drain, usual_seconds=config.drain_seconds)
         self._inbox = Inbox(self.broker, self.worker, on_entry=self._on_entry)
         self._reaper = Reaper(self.broker, config)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,6 +111,7 @@ class Agent:
                 await self._advertiser.drain()
         except Exception:
             log.warning("the drain could not be announced", exc_info=True)
+        await self._drainer.stop()
         # Workers stop before the heartbeat, so that their leases hold while they finish.
         await self._puller.stop(drain_seconds=seconds)
         await self._advertiser.stop()
@@ -144,6 +147,8 @@ class Agent:
     def _on_change(self) -> None:
         if self._advertiser.last_hardware is not None:
             self._puller.vram_mib = self._advertiser.last_hardware.vram_total_mib
+        self._puller.controls = self._advertiser.controls
+        self._drainer.obey(self._advertiser.controls)
         self._puller.wake()
 
     def _on_entry(self, entry: EntryFields) -> None:
@@ -152,3 +157,5 @@ class Agent:
             self._puller.wake()
         elif kind == Entry.CANCEL:
             self._puller.call_off(entry[b"j"].decode(), int(entry[b"f"]))
+        elif kind == Entry.CONTROL:
+            self._advertiser.advertise_soon()

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from sollol_broker.broker import Broker, Claimed, ClaimRequest, Claims, Lease, Used
+from sollol_broker.controls import Controls
 from sollol_broker.envelope import Envelope
 from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded, InvalidJob, SollolError
 from sollol_broker.features import affinity
@@ -23,6 +24,7 @@ from sollol_broker.outcome import pack_error
 from sollol_broker.words import JobKind
 
 from .config import WorkerConfig
+from .controls import offered
 from .lane import Lane
 from .runner import Runner
 
@@ -71,6 +73,7 @@ class Puller:
     lanes: list[Lane]
     advertise: Callable[[], Awaitable[None]]
     vram_mib: int = 0
+    controls: Controls = field(default_factory=Controls)
     running: dict[str, Running] = field(default_factory=dict)
     _claiming: bool = False
     # Somebody wanted to claim while a claim was under way: look again after it.
@@ -102,12 +105,18 @@ class Puller:
         self.stop_claiming()
         if self._loop_task is not None:
             await _ended(self._loop_task)
+        await self.drain(drain_seconds)
+
+    async def drain(self, seconds: float) -> None:
+        """Let running jobs end for so long, then hand the rest back."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(drain_seconds):
+            async with asyncio.timeout(seconds):
                 while (jobs := self._tasks()) and not self._hurry.is_set():
                     hurry = asyncio.ensure_future(self._hurry.wait())
-                    await asyncio.wait({*jobs, hurry}, return_when=asyncio.FIRST_COMPLETED)
-                    hurry.cancel()
+                    try:
+                        await asyncio.wait({*jobs, hurry}, return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        hurry.cancel()
         await asyncio.gather(*(self._hand_back(running) for running in list(self.running.values())))
 
     def hurry(self) -> None:
@@ -150,7 +159,7 @@ class Puller:
                     await self._wake.wait()
 
     def _free(self) -> int:
-        if any(running.alone for running in self.running.values()):
+        if self.controls.is_closed or any(running.alone for running in self.running.values()):
             return 0
         free = sum(lane.free for lane in self.lanes)
         if self.config.slots is None:
@@ -165,9 +174,9 @@ class Puller:
             node=self.config.node,
             nonce=f"{random.getrandbits(64):016x}{self._claims:x}",
             lease_ms=self.config.lease_ms,
-            lanes=tuple(lane.offer(most) for lane in self.lanes),
+            lanes=tuple(offered(self.controls, lane.offer(most), lane.models) for lane in self.lanes),
             most=most,
-            labels=self.config.labels,
+            labels=(*self.config.labels, *self.controls.labels),
             vram_mib=self.vram_mib,
         )
 
@@ -260,7 +269,7 @@ class Puller:
                 answered.model,
                 answered.fields,
                 busy=(running.busy + running.lane.busy) / 2,
-                predicted_ms=claimed.predicted_ms,
+                predicted_ms=claimed.predicted_ms / self.controls.price,
                 actual_ms=run_ms,
             )
             running.lane.busy -= 1

@@ -54,11 +54,14 @@ ENTRIES = {
     "submit": Entry("Ask", "submit", "submit", "Hand in a job and get its id at once."),
     "attach": Entry("Ask", "submit", "attach", "Follow a job that was handed in before."),
     "cancel": Entry("Ask", "jobs", "cancel", "Stop a job, waiting or running."),
-    "nodes": Entry("Look", "nodes", "nodes", "The machines: workers, slots, models, memory."),
+    "nodes": Entry("Look", "nodes", "nodes", "The machines; cordon, drain and set them."),
     "models": Entry("Look", "models", "models", "The models, and who serves them."),
     "queues": Entry("Look", "queues", "queues", "What waits and runs, per model."),
     "jobs": Entry("Look", "jobs", "jobs", "The latest jobs, or one of them."),
+    "explain": Entry("Look", "explain", "explain", "Why a job is where it is, node by node."),
     "stats": Entry("Look", "stats", "stats", "Totals since the fabric began, per node too."),
+    "limits": Entry("Steer", "limits", "limits", "What may be handed in: queues, quotas of applications."),
+    "dead": Entry("Steer", "dead", "dead", "Jobs that killed their workers: list, retry, drop."),
 }
 
 

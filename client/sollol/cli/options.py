@@ -37,10 +37,13 @@ def fabric_options(command: F) -> F:
         "url",
         metavar="URL",
         envvar="SOLLOL_REDIS_URL",
+        callback=_from_group,
         default=DEFAULT_URL,
         help=f"The fabric's Redis.  [default: $SOLLOL_REDIS_URL, else {DEFAULT_URL}]",
     )
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+    as_json = click.option(
+        "--json", "as_json", is_flag=True, callback=_from_group, help="Print JSON and nothing else."
+    )
     return redis(as_json(command))
 
 
@@ -75,6 +78,19 @@ def job_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _from_group(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """What stands before the name of a subcommand holds for the subcommand, unless that has its own."""
+    name, typed = param.name or "", click.core.ParameterSource.COMMANDLINE
+    group = ctx.parent
+    if (
+        group is None
+        or ctx.get_parameter_source(name) is typed
+        or group.get_parameter_source(name) is not typed
+    ):
+        return value
+    return group.params.get(name, value)
 
 
 def _priority(ctx: click.Context, param: click.Parameter, value: str) -> int:
