@@ -12,6 +12,7 @@ import math
 from collections import deque
 from typing import Any
 
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
@@ -71,7 +72,7 @@ class Wire:
         if self._broken is not None:
             future.set_exception(RedisConnectionError(str(self._broken)))
             return future
-        self._outbox.extend(self._connection.pack_command(*command))
+        self._outbox.append(pack_command(command))
         self._waiting.append(future)
         self._wake.set()
         return future

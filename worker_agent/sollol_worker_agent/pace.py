@@ -1,5 +1,9 @@
 """How fast a model runs here: learned from what the backend reports after each job. Pure: no clock, no Redis.
 
+A job that shares the server with others takes longer, and not each part of it alike: a token of the answer waits
+while the server computes somebody else's prompt. So how much `n` busy slots slow each other down is learned from
+whole jobs; what a prompt token costs in proportion to an output token, mostly from jobs that ran alone.
+
 All figures start from an expectation (`priors.py`) and return to it when a model was not used for days: the
 driver, the cooling or the owner may have changed meanwhile.
 """
@@ -11,14 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from .aged import Line, Mean, blend
+from .aged import Line, Mean
 
 # Jobs that an expectation is worth. Little, so that a single real job outweighs any table of GPUs.
 _TRUST = 0.2
 # The same for "no job fails": one failure alone should not make a node look hopeless.
 _SUCCESS_TRUST = 4.0
-# Seconds after which what was learned counts half.
+# Seconds after which what was learned counts half, and those that are too few to count.
 _HALF_LIFE_SECONDS = 86_400.0
+_AGING_STEP_SECONDS = 60.0
 # Share by which each further busy slot slows the others down; measured on a GPU whose four slots together
 # gave 1.7 times the tokens of one, and much less where the backend batches well.
 _USUAL_SLOWDOWN = 0.1
@@ -52,15 +57,17 @@ class Pace:
 
     Attributes:
         expected: before any job.
-        prompt: ms per prompt token. output: ms per output token over busy slots besides the job's own.
-        load: ms to load. success: 1 for a job that worked, 0 for one that failed. errors: see `error`.
+        prompt, output: ms per token, when nothing else runs. load: ms to load.
+        crowd: time taken, as a multiple of what prompt and output say, over the other busy slots.
+        success: 1 for a job that worked, 0 for one that failed. errors: see `error`.
         jobs_seen: jobs that worked, ever.
         as_of: the moment (seconds since 1970) for which the sums are right; 0 = none.
     """
 
     expected: Expected = Expected()
     prompt: Mean = _NO_MEAN
-    output: Line = _NO_LINE
+    output: Mean = _NO_MEAN
+    crowd: Line = _NO_LINE
     load: Mean = _NO_MEAN
     success: Mean = _NO_MEAN
     errors: Mean = _NO_MEAN
@@ -75,12 +82,12 @@ class Pace:
     @property
     def output_ms(self) -> float:
         """Per output token, when nothing else runs."""
-        return self._decode()[0]
+        return self.output.value(self.expected.output_ms, _TRUST)
 
     @property
     def slowdown(self) -> float:
         """Share by which each other busy slot slows a job down, 0 to 2."""
-        return self._decode()[1]
+        return self.crowd.fitted_slope(_USUAL_SLOWDOWN, _MOST_SLOWDOWN)
 
     @property
     def load_ms(self) -> float:
@@ -108,9 +115,8 @@ class Pace:
     ) -> Pace:
         """With one more job that worked.
 
-        1. Prefill: ms per prompt token that was not cached. Embeddings tell no time of their own for it; there
-           all but the loading is.
-        2. Decode: ms per output token, at so many busy slots.
+        1. How much longer it took than it would have alone, as far as that is known.
+        2. What a token of the prompt and of the answer took, set right for the others that ran.
         3. A prediction counts only with its outcome.
 
         Args:
@@ -120,12 +126,20 @@ class Pace:
             cached_tokens: of its prompt, that the backend still knew.
         """
         others = max(0.0, busy - 1.0)
-        pace = self._prefilled(closing, others, actual_ms, cached_tokens)  # 1
-        tokens, took_ms = _number(closing, "eval_count"), _number(closing, "eval_duration") / 1e6
-        if tokens > 0 and took_ms > 0:  # 2
-            base, slowdown = self._decode()
-            each = _believable(took_ms / tokens, base * (1 + slowdown * others), self.output.weight)
-            pace = replace(pace, output=self.output.plus(others, each, min(1.0, tokens / _FULL_OUTPUT)))
+        prompt, output = _parts_of(closing, actual_ms, cached_tokens)
+        took_ms = prompt.took_ms + output.took_ms
+        known_ms = self.prompt_ms * prompt.tokens + self.output_ms * output.tokens
+        ratio = took_ms / known_ms if known_ms > 0 else 1.0
+        pace = self
+        if self._is_sure_of(prompt, output):  # 1
+            believable = _believable(ratio, 1 + self.slowdown * others)
+            pace = replace(pace, crowd=self.crowd.plus(others, believable, max(prompt.weight, output.weight)))
+        slow = 1 + pace.slowdown * others
+        pace = replace(  # 2
+            pace,
+            prompt=_learned(self.prompt, self.prompt_ms, prompt, ratio, slow, others),
+            output=_learned(self.output, self.output_ms, output, ratio, slow, others),
+        )
         if predicted_ms > 0 and actual_ms > 0:  # 3
             pace = replace(pace, errors=self.errors.plus(abs(math.log(actual_ms / predicted_ms))))
         return replace(pace, success=self.success.plus(1.0), jobs_seen=self.jobs_seen + 1)
@@ -138,12 +152,15 @@ class Pace:
         """With one more loading that took so long."""
         if not (math.isfinite(took_ms) and took_ms > 0):
             return self
-        return replace(self, load=self.load.plus(_believable(took_ms, self.load_ms, self.load.weight)))
+        sure = self.load.weight >= 1
+        return replace(self, load=self.load.plus(_believable(took_ms, self.load_ms) if sure else took_ms))
 
     def aged(self, now: float) -> Pace:
         """As it stands at `now` (seconds since 1970): what was learned counts half after each day."""
         if self.as_of <= 0 or now <= self.as_of:  # a clock that was set back makes nothing younger
             return replace(self, as_of=now)
+        if now - self.as_of < _AGING_STEP_SECONDS:
+            return self
         factor = 0.5 ** ((now - self.as_of) / _HALF_LIFE_SECONDS)
         faded = {name: getattr(self, name).faded(factor) for name in _SUMS}
         return replace(self, **faded, as_of=now)
@@ -162,7 +179,8 @@ class Pace:
         return cls(
             expected,
             prompt=_sums(Mean, given.get("prompt", "")),
-            output=_sums(Line, given.get("output", "")),
+            output=_sums(Mean, given.get("output", "")),
+            crowd=_sums(Line, given.get("crowd", "")),
             load=_sums(Mean, given.get("load", "")),
             success=_sums(Mean, given.get("success", "")),
             errors=_sums(Mean, given.get("errors", "")),
@@ -170,30 +188,16 @@ class Pace:
             as_of=as_of[0],
         )
 
-    def _decode(self) -> tuple[float, float]:
-        """Ms per output token when nothing else runs, and the slowdown."""
-        found = self.output.fit(_USUAL_SLOWDOWN, _MOST_SLOWDOWN)
-        if found is None:
-            return self.expected.output_ms, _USUAL_SLOWDOWN
-        base, slowdown = found
-        return blend(base, self.output.weight, self.expected.output_ms, _TRUST), slowdown
-
-    def _prefilled(
-        self, closing: Mapping[str, Any], others: float, actual_ms: float, cached_tokens: float
-    ) -> Pace:
-        tokens = _number(closing, "prompt_eval_count") - max(0.0, cached_tokens)
-        took_ms = _number(closing, "prompt_eval_duration") / 1e6
-        if took_ms <= 0 and "eval_count" not in closing:
-            whole_ms = _number(closing, "total_duration") / 1e6 or max(0.0, actual_ms)
-            took_ms = whole_ms - _number(closing, "load_duration") / 1e6
-        if tokens <= 0 or took_ms <= 0:
-            return self
-        alone = took_ms / tokens / (1 + self.slowdown * others)
-        each = _believable(alone, self.prompt_ms, self.prompt.weight)
-        return replace(self, prompt=self.prompt.plus(each, min(1.0, tokens / _FULL_PROMPT)))
+    def _is_sure_of(self, prompt: _Part, output: _Part) -> bool:
+        """Whether what such a job takes is known well enough to tell what slowed it down."""
+        known = (
+            part.tokens <= 0 or mean.weight >= 1
+            for part, mean in ((prompt, self.prompt), (output, self.output))
+        )
+        return prompt.tokens + output.tokens > 0 and all(known)
 
 
-_SUMS = ("prompt", "output", "load", "success", "errors")
+_SUMS = ("prompt", "output", "crowd", "load", "success", "errors")
 
 
 def _number(closing: Mapping[str, Any], name: str) -> float:
@@ -204,9 +208,53 @@ def _number(closing: Mapping[str, Any], name: str) -> float:
     return float(value) if 0 < value < math.inf else 0.0
 
 
-def _believable(observed: float, known: float, weight: float) -> float:
-    if weight < 1.0:  # what is only expected may be wrong by any factor
-        return observed
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The prompt or the answer of one job; both 0 when it tells nothing.
+
+    Attributes:
+        weight: 0 to 1: how much its time says about that of a token.
+    """
+
+    tokens: float = 0.0
+    took_ms: float = 0.0
+    weight: float = 0.0
+
+    @classmethod
+    def of(cls, tokens: float, took_ms: float, full: float) -> _Part:
+        return cls(tokens, took_ms, min(1.0, tokens / full)) if tokens > 0 and took_ms > 0 else cls()
+
+
+def _parts_of(closing: Mapping[str, Any], actual_ms: float, cached_tokens: float) -> tuple[_Part, _Part]:
+    """Prompt and answer. Embeddings tell no time for their prompt; there it is all but the loading."""
+    prompt_ms = _number(closing, "prompt_eval_duration") / 1e6
+    if prompt_ms <= 0 and "eval_count" not in closing:
+        whole_ms = _number(closing, "total_duration") / 1e6 or max(0.0, actual_ms)
+        prompt_ms = whole_ms - _number(closing, "load_duration") / 1e6
+    new_tokens = _number(closing, "prompt_eval_count") - max(0.0, cached_tokens)
+    output_ms = _number(closing, "eval_duration") / 1e6
+    return (
+        _Part.of(new_tokens, prompt_ms, _FULL_PROMPT),
+        _Part.of(_number(closing, "eval_count"), output_ms, _FULL_OUTPUT),
+    )
+
+
+def _learned(mean: Mean, known_ms: float, part: _Part, ratio: float, slow: float, others: float) -> Mean:
+    """With one more job's time per token.
+
+    Beside others the parts are seen through each other, so there the whole job counts the more: both parts are
+    taken to be slower or faster than known by the same factor.
+    """
+    if part.tokens <= 0:
+        return mean
+    each = part.took_ms / part.tokens / slow
+    if mean.weight >= 1:  # what is only expected may be wrong by any factor
+        alone = 1 / (1 + others) ** 2
+        each = _believable(alone * each + (1 - alone) * known_ms * ratio / slow, known_ms)
+    return mean.plus(each, part.weight)
+
+
+def _believable(observed: float, known: float) -> float:
     return min(max(observed, known / _MOST_STEP), known * _MOST_STEP)
 
 
