@@ -28,6 +28,8 @@ class Routing:
         predicted_ms: what the claim rule expected run_ms to be. reference_ms: what it expected of the faster
             workers; 0 = there were none. score: their ratio; 1 = nobody would have been faster.
         hedged: the answer is that of a second copy.
+        cached: "local" or "shared" where an earlier request of the same kind had this answer, and the rest tells of
+            that one; "" = it was made for this one.
     """
 
     node: str
@@ -44,6 +46,7 @@ class Routing:
     reference_ms: float = 0.0
     score: float = 1.0
     hedged: bool = False
+    cached: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""

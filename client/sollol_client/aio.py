@@ -9,9 +9,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from sollol_broker.link import LinkConfig
+from sollol_broker.names import canonical_model, key_part
 from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
 from sollol_broker.url import DEFAULT_URL, parse
 
+from .cache import AnswerCache
+from .cache_key import CacheSettings
 from .jobs import AsyncJob
 from .operate import AsyncOperating
 from .request import Request
@@ -32,6 +35,10 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
         app: this application's name, as the fabric shows it.
         metadata: shown beside the name.
         connect_timeout: seconds for one try to reach Redis.
+        cache: whether equal requests share one answer where that is safe: see `submit`.
+        cache_scope: "app" = with requests of the same app only; "shared" = with those of every app that says so.
+        cache_max_size, cache_max_bytes: answers kept in this process, and their bytes; 0 = none.
+        cache_ttl: seconds for which one is kept in this process; in Redis it is the job's result_ttl.
     """
 
     def __init__(
@@ -41,12 +48,20 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
         app: str = "default",
         metadata: Mapping[str, Any] | None = None,
         connect_timeout: float = 5.0,
+        cache: bool = True,
+        cache_scope: str = "app",
+        cache_max_size: int = 1000,
+        cache_max_bytes: int = 64 * 1024 * 1024,
+        cache_ttl: float = 3600.0,
     ) -> None:
+        settings = CacheSettings(cache, cache_scope, cache_max_size, cache_max_bytes, cache_ttl)
+        self._answers = AnswerCache(app, settings)
         self.session = Session(
             parse(url or os.environ.get("SOLLOL_REDIS_URL") or DEFAULT_URL, environ=os.environ),
             app,
             metadata or {},
             LinkConfig(connect_seconds=connect_timeout),
+            self._answers,
         )
         self._flushing = False
 
@@ -109,13 +124,29 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
         """Totals, success rate, and a breakdown by node."""
         return await self.session.registry.stats()
 
+    async def clear_cache(self) -> None:
+        """Drop all cached answers of this app (with cache_scope="shared": of all that share); see `submit`.
+
+        Other processes drop them within 20 s.
+        """
+        await self.session.clear_cache()
+
+    async def invalidate_cache_by_model(self, model: str) -> int:
+        """Drop all cached answers of a model, of every app; how many there were, here and in Redis.
+
+        Other processes drop them within 20 s. Jobs that run meanwhile still answer those who wait for them.
+        """
+        return len(await self.session.invalidate_cache(key_part(canonical_model(model))))
+
+    def _answer_cache(self) -> AnswerCache:
+        return self._answers
+
     def _names(self) -> tuple[str, str]:
         return self.session.app, self.session.inbox_name
 
     def _send(self, request: Request) -> AsyncJob:
         job = AsyncJob(request.job_id, self.session.cancel)
-        self.session.submit(request, job)
-        if not self._flushing:
+        if self.session.submit(request, job) and not self._flushing:
             # Jobs of one turn of the loop are sent together.
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sollol_broker.outcome import Routing
+from sollol_broker.errors import InvalidJob
+from sollol_broker.outcome import Routing, read_outcome
 from sollol_broker.vectors import unpack_vectors
+from sollol_broker.words import JobState
 
 
 class Answer(dict[str, Any]):
     """Ollama's answer as a dict (`answer["message"]["content"]`), and what one mostly wants of it.
 
     Attributes:
-        routing: node, worker, attempt, queue wait and times of this answer.
+        routing: node, worker, attempt, queue wait and times of this answer, and whether it comes from a cache.
     """
 
     def __init__(self, fields: Mapping[str, Any], routing: Routing) -> None:
@@ -75,3 +77,16 @@ def make_answer(outcome: Mapping[str, Any]) -> Answer:
         fields["embeddings"] = unpack_vectors(fields["embeddings"])
     known = {name: value for name, value in outcome["routing"].items() if name in Routing.__slots__}
     return Answer(fields, Routing(**known))
+
+
+def check_answer(job_id: str, data: bytes) -> None:
+    """Check that `data` can serve as the terminal entry of a job that is done.
+
+    Raises:
+        InvalidJob: it cannot.
+    """
+    outcome = read_outcome(job_id, JobState.DONE, data)
+    try:
+        make_answer(outcome if isinstance(outcome, dict) else {})
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InvalidJob(f"what is said to be the answer of job {job_id} is none") from None

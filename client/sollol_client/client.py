@@ -13,10 +13,13 @@ from typing import Any, Self, TypeVar
 
 from sollol_broker.errors import ClientClosed, SollolError
 from sollol_broker.link import LinkConfig
+from sollol_broker.names import canonical_model, key_part
 from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
 from sollol_broker.url import DEFAULT_URL, parse
 from sollol_broker.words import JobState
 
+from .cache import AnswerCache
+from .cache_key import CacheSettings
 from .jobs import Job
 from .operate import Operating
 from .portal import Portal
@@ -42,6 +45,10 @@ class Client(Submitter[Job], Operating):
         app: this application's name, as the fabric shows it.
         metadata: shown beside the name.
         connect_timeout: seconds for one try to reach Redis.
+        cache: whether equal requests share one answer where that is safe: see `submit`.
+        cache_scope: "app" = with requests of the same app only; "shared" = with those of every app that says so.
+        cache_max_size, cache_max_bytes: answers kept in this process, and their bytes; 0 = none.
+        cache_ttl: seconds for which one is kept in this process; in Redis it is the job's result_ttl.
     """
 
     def __init__(
@@ -51,13 +58,20 @@ class Client(Submitter[Job], Operating):
         app: str = "default",
         metadata: Mapping[str, Any] | None = None,
         connect_timeout: float = 5.0,
+        cache: bool = True,
+        cache_scope: str = "app",
+        cache_max_size: int = 1000,
+        cache_max_bytes: int = 64 * 1024 * 1024,
+        cache_ttl: float = 3600.0,
     ) -> None:
+        settings = CacheSettings(cache, cache_scope, cache_max_size, cache_max_bytes, cache_ttl)
         self._url = parse(url or os.environ.get("SOLLOL_REDIS_URL") or DEFAULT_URL, environ=os.environ)
         self._app = app
         self._metadata = dict(metadata or {})
         self._config = LinkConfig(connect_seconds=connect_timeout)
         self._lock = threading.Lock()
         self._portal: Portal | None = None
+        self._answers = AnswerCache(app, settings)
         self._session = self._new_session()
         self._pid = os.getpid()
         self._closed = False
@@ -134,6 +148,25 @@ class Client(Submitter[Job], Operating):
         portal = self._connected()
         return portal.run(question(self._session))
 
+    def clear_cache(self) -> None:
+        """Drop all cached answers of this app (with cache_scope="shared": of all that share); see `submit`.
+
+        Other processes drop them within 20 s.
+        """
+        self._answers.clear()
+        self._ask(lambda session: session.clear_cache())
+
+    def invalidate_cache_by_model(self, model: str) -> int:
+        """Drop all cached answers of a model, of every app; how many there were, here and in Redis.
+
+        Other processes drop them within 20 s. Jobs that run meanwhile still answer those who wait for them.
+        """
+        name = key_part(canonical_model(model))
+        return len(self._ask(lambda session: session.invalidate_cache(name)))
+
+    def _answer_cache(self) -> AnswerCache:
+        return self._answers
+
     def _names(self) -> tuple[str, str]:
         if self._pid != os.getpid():
             self._after_fork()
@@ -142,8 +175,7 @@ class Client(Submitter[Job], Operating):
     def _send(self, request: Request) -> Job:
         portal = self._connected()
         job = Job(request.job_id, self)
-        self._session.submit(request, job)
-        if not self._flushing:
+        if self._session.submit(request, job) and not self._flushing:
             # One wake-up of the loop sends all that comes until it runs.
             self._flushing = True
             portal.soon(self._flush)
@@ -175,10 +207,11 @@ class Client(Submitter[Job], Operating):
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
+        self._answers = AnswerCache(self._app, self._answers.settings)
         self._portal, self._session, self._pid, self._flushing = None, self._new_session(), os.getpid(), False
 
     def _new_session(self) -> Session:
-        return Session(self._url, self._app, self._metadata, self._config)
+        return Session(self._url, self._app, self._metadata, self._config, self._answers)
 
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()

@@ -74,9 +74,14 @@ class Follower:
             self.outcome = outcome
             self.state = JobState.CANCELLED if self.state is JobState.CANCELLED else JobState.FAILED
 
-    def restart(self) -> None:
-        """Redis has lost the job and gets it anew: its attempts are counted from the beginning."""
-        self.state = JobState.QUEUED
+    def restart(self, job_id: str = "") -> None:
+        """Count attempts from the beginning: Redis has lost the job and gets it anew, or another takes its place.
+
+        Args:
+            job_id: of that other one.
+        """
+        self.job_id = job_id or self.job_id
+        self.state, self.outcome = JobState.QUEUED, None
         self._fence = 0
 
     def _begin(self, fence: int) -> None:

@@ -31,13 +31,16 @@ class _Face(Protocol):
 class Job(concurrent.futures.Future[Answer], Watcher):
     """A submitted job: a `concurrent.futures.Future` of its Answer, and an iterator of its text.
 
+    `id` is that of the job that is really run: where the answer of an equal request serves, it becomes that
+    one's once Redis has said so, and `cancel` only stops waiting.
+
     `wait`, `as_completed`, `asyncio.wrap_future` and callbacks work as in the standard library. Callbacks
     run in the client's own thread: keep them short, and never wait for another job in one.
     """
 
     def __init__(self, job_id: str, client: _Face) -> None:
         super().__init__()
-        self.id = job_id
+        self.id = self._sent_id = job_id
         self._client = client
         self._pieces: queue.SimpleQueue[Delta | None] = queue.SimpleQueue()
         self._streamed = False
@@ -64,7 +67,7 @@ class Job(concurrent.futures.Future[Answer], Watcher):
             return False
         self.set_running_or_notify_cancel()
         self._pieces.put(None)
-        self._client.cancel_job(self.id)
+        self._client.cancel_job(self._sent_id)
         return True
 
     @property
@@ -100,6 +103,10 @@ class Job(concurrent.futures.Future[Answer], Watcher):
         if not self._streamed and answer.text:
             yield Delta.of({"text": answer.text})
 
+    def on_id(self, job_id: str) -> None:
+        """See Watcher."""
+        self.id = job_id
+
     def on_piece(self, piece: Delta) -> None:
         """See Watcher."""
         self._streamed = True
@@ -122,12 +129,15 @@ class Job(concurrent.futures.Future[Answer], Watcher):
 class AsyncJob(Watcher):
     """A submitted job: await it for its Answer, or iterate over its text.
 
+    `id` is that of the job that is really run: where the answer of an equal request serves, it becomes that
+    one's once Redis has said so, and `cancel` only stops waiting.
+
     `answer = await job`; `async for piece in job: …`. Awaiting it from several tasks is fine; a task that
     is cancelled while it waits does not cancel the job: `job.cancel()` does.
     """
 
     def __init__(self, job_id: str, cancel: Callable[[str], Any]) -> None:
-        self.id = job_id
+        self.id = self._sent_id = job_id
         self._cancel = cancel
         self._done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._pieces: asyncio.Queue[Delta | None] = asyncio.Queue()
@@ -161,7 +171,7 @@ class AsyncJob(Watcher):
         """Cancel the job, waiting or running: its slot is freed. False when it has already ended."""
         if self.done():
             return False
-        cancelled = await self._cancel(self.id)
+        cancelled = await self._cancel(self._sent_id)
         if not self._done.done():
             self._settle(JobCancelled(f"job {self.id} was cancelled"))
         return bool(cancelled == "cancelled")
@@ -177,6 +187,10 @@ class AsyncJob(Watcher):
         answer = await self
         if not self._streamed and answer.text:
             yield Delta.of({"text": answer.text})
+
+    def on_id(self, job_id: str) -> None:
+        """See Watcher."""
+        self.id = job_id
 
     def on_piece(self, piece: Delta) -> None:
         """See Watcher."""

@@ -18,6 +18,8 @@ from sollol_broker.names import canonical_model, check_name
 from sollol_broker.payload import take_blobs_out
 from sollol_broker.words import JobKind
 
+from .cache import AnswerCache
+
 # How long an answer can be fetched after the job's end.
 RESULT_TTL_SECONDS = 3600.0
 # The roles that Ollama knows; others are passed on, but a message without one is a mistake.
@@ -45,6 +47,7 @@ def build_request(
     app: str,
     inbox: str,
     *,
+    answer_cache: AnswerCache | None = None,
     model: str,
     chat: str | Sequence[Mapping[str, Any]] | None = None,
     generate: str | None = None,
@@ -67,12 +70,14 @@ def build_request(
 ) -> Request:
     """Check a job and make its envelope. The arguments are those of `Client.submit`.
 
+    Args:
+        answer_cache: says under which key the request shares its answer; None = it does not.
+
     Raises:
         InvalidJob: names the argument at fault; nothing has been sent.
     """
-    for name, value in (("cache", cache), ("prefer", prefer)):
-        if value:
-            raise InvalidJob(f"{name}: {_LATER}", field=name)
+    if prefer:
+        raise InvalidJob(f"prefer: {_LATER}", field="prefer")
     kind, body = _body(chat=chat, generate=generate, embed=embed)
     name = canonical_model(model)
     _check_priority(priority)
@@ -86,6 +91,8 @@ def build_request(
     except InvalidJob as error:
         raise _as_written(error, kind) from None
     needs = checked(Requires, dict(requires)) if requires else None
+    needed = needs.to_bytes() if needs else b""
+    asked_cache = False if cache is None and idempotency_key is not None else _word(cache, "cache")
     fields: dict[str, Any] = {
         "kind": kind.value,
         "model": name,
@@ -118,9 +125,12 @@ def build_request(
         context_tokens=features.context_needed(payload),
         task=features.task_type(kind, payload),
         affinity="" if kind is JobKind.EMBED else features.affinity(app, session, payload),
-        hedge=_hedge(hedge),
+        hedge={True: 1, None: 0, False: -1}[_word(hedge, "hedge")],
+        cache_key=answer_cache.key_for(kind, name, payload, blobs, needs=needed, asked=asked_cache)
+        if answer_cache is not None
+        else "",
         deadline_ms=max(1, round(deadline_s * 1000)) if deadline_s else 0,
-        needs=needs.to_bytes() if needs else b"",
+        needs=needed,
         without_node=wait_for_node,
         blobs=blobs,
     )
@@ -238,8 +248,7 @@ def _kept_tokens(payload: Mapping[str, Any]) -> int:
     return len(context) if isinstance(context, list) else 0
 
 
-def _hedge(asked: bool | None) -> int:
-    """As `Submission` says it: 1 asked for, 0 the fabric's policy decides, -1 never."""
+def _word(asked: Any, field: str) -> bool | None:
     if asked is not None and not isinstance(asked, bool):
-        raise InvalidJob(f"hedge: True, False or None is needed, got {asked!r}", field="hedge")
-    return 0 if asked is None else 1 if asked else -1
+        raise InvalidJob(f"{field}: True, False or None is needed, got {asked!r}", field=field)
+    return asked

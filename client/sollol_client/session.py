@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -33,11 +33,15 @@ from sollol_broker.operations import Operations
 from sollol_broker.registry import Registry
 from sollol_broker.url import BrokerUrl
 from sollol_broker.version import VERSION
+from sollol_broker.words import Entry, JobState
 
-from .answer import Delta
+from .answer import Answer, Delta
+from .cache import AnswerCache
+from .cache_key import CacheSettings
 from .follow import Follower
 from .refused import refusal
 from .request import Request
+from .shared_answers import begin_generation, drop_pointers, read_end, read_generations
 from .streams import StreamReader
 
 log = logging.getLogger(__name__)
@@ -62,6 +66,9 @@ _SETTLE_SECONDS = 2.0
 class Watcher:
     """Who waits for a job; subclassed by the sync and the async job."""
 
+    def on_id(self, job_id: str) -> None:
+        """The job goes on under another id: that of an equal request, or its own after all."""
+
     def on_piece(self, piece: Delta) -> None:
         """New text has come."""
 
@@ -76,6 +83,8 @@ class Following:
     Attributes:
         sending: the submission while it is on its way.
         catching_up: its own events are read, for pieces that the inbox did not get.
+        shares: it waits for the answer to an equal request, whose job is not ours.
+        timer: ends it at its own deadline while it shares.
     """
 
     follower: Follower
@@ -83,6 +92,8 @@ class Following:
     request: Request | None = None
     sending: asyncio.Future[Any] | None = None
     catching_up: bool = False
+    shares: bool = False
+    timer: asyncio.TimerHandle | None = None
     seen_news: int = 0
     deadline_at: float = math.inf
     look_at: float = 0.0
@@ -96,21 +107,25 @@ class Session:
     Args:
         url: the fabric's Redis.
         app: the application's name, as the fabric shows it.
+        answers: kept for equal requests.
     """
 
     url: BrokerUrl
     app: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     config: LinkConfig | None = None
+    answers: AnswerCache | None = None
     inbox_name: str = field(default_factory=lambda: f"c-{secrets.token_hex(8)}")
     broker: Broker = field(init=False)
     registry: Registry = field(init=False)
     operations: Operations = field(init=False)
     explainer: Explainer = field(init=False)
     _following: dict[str, list[Following]] = field(default_factory=dict)
+    _sharing: dict[str, list[Following]] = field(default_factory=dict)
     _outbox: deque[Following] = field(default_factory=deque)
     _sending: set[asyncio.Future[Any]] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _answers: AnswerCache = field(init=False)
     _inbox: Inbox = field(init=False)
     _streams: StreamReader = field(init=False)
     _started: bool = False
@@ -120,6 +135,7 @@ class Session:
 
     def __post_init__(self) -> None:
         check_name(self.app, "app")
+        self._answers = self.answers or AnswerCache(self.app, CacheSettings(enabled=False))
         self.broker = Broker(self.url, name=f"sollol-client-{self.inbox_name}", config=self.config)
         self.registry = Registry(self.broker)
         self.operations = Operations(self.broker)
@@ -166,12 +182,19 @@ class Session:
                     await self.broker.drop_inbox(self.inbox_name)
         await self.broker.close()
 
-    def submit(self, request: Request, watcher: Watcher) -> None:
+    def submit(self, request: Request, watcher: Watcher) -> bool:
         """Queue a job for sending; `flush` sends. Its end, or its refusal, reaches the watcher.
 
         The one method that any thread may call.
+
+        Returns:
+            Whether there is something to send: no, where its answer is kept here and the watcher has it by now.
         """
-        self._outbox.append(Following(Follower(request.job_id), watcher, request))
+        following = Following(Follower(request.job_id), watcher, request)
+        if self._is_answered_here(following, request.submission.cache_key):
+            return False
+        self._outbox.append(following)
+        return True
 
     def flush(self) -> None:
         """Send what is queued, all in one go; must run in the event loop."""
@@ -203,11 +226,19 @@ class Session:
         self._own(self._attach(following))
 
     async def cancel(self, job_id: str) -> str:
-        """Cancel a job: "cancelled", the state it had ended in before, or "unknown"."""
+        """Cancel a job: "cancelled", the state it had ended in before, or "unknown".
+
+        Who waits here for the answer to somebody else's request stops waiting, and that one's job goes on.
+        """
         self.flush()
         # A cancel that overtakes its job would find nothing, and the job would run.
         while sending := [each.sending for each in self._following.get(job_id, ()) if each.sending]:
             await asyncio.wait(sending)
+        here = self._sharing.get(job_id) or self._following.get(job_id, [])
+        if here and all(each.shares for each in here):
+            for each in list(here):
+                self._end_as(each, JobState.CANCELLED)
+            return JobState.CANCELLED.value
         return await self.broker.cancel(job_id)
 
     def cancel_soon(self, job_id: str) -> None:
@@ -215,6 +246,19 @@ class Session:
         task = asyncio.ensure_future(self._cancel_quietly(job_id))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
+
+    async def invalidate_cache(self, model_key: str) -> set[str]:
+        """Drop a model's answers, here and in Redis; other processes hear of it within 20 s. Gives their keys."""
+        dropped = self._answers.keys_of(model_key)
+        generation = await begin_generation(self.broker, model_key)
+        self._answers.note_generation(model_key, generation)
+        return dropped | await drop_pointers(self.broker, model_key)
+
+    async def clear_cache(self) -> None:
+        """Drop all answers of this cache's scope; other processes hear of it within 20 s."""
+        self._answers.clear()
+        name = self._answers.scope_field
+        self._answers.note_generation(name, await begin_generation(self.broker, name))
 
     # --- sending
 
@@ -311,11 +355,11 @@ class Session:
         if word == b"known":
             # Sent before, by us or by somebody with the same key: its answer may already lie in its events.
             self._own(self._attach(following))
+        elif word == b"shared":
+            self._share(following, reply[1].decode(), is_done=reply[2] == b"done")
         elif word == b"full":
             model = following.request.model if following.request is not None else ""
-            self._end(
-                following, refusal(reply[1].decode(), int(reply[2]) / 1000, model=model, app=self.app)
-            )
+            self._end(following, refusal(reply[1].decode(), int(reply[2]) / 1000, model=model, app=self.app))
         else:
             self._on_its_way_by(following, self._refuse(following))
 
@@ -339,6 +383,67 @@ class Session:
             )
         told = "; ".join(f"{node}: {why}" for node, why in sorted(reasons.items()))
         return NoNodeForModel(f"no node serves {model} ({told})", reasons=reasons)
+
+    # --- sharing
+
+    def _is_answered_here(self, following: Following, key: str) -> bool:
+        kept = self._answers.find(key) if key and not self._closed else None
+        if kept is None:
+            return False
+        following.follower.restart(kept.job_id)
+        following.watcher.on_id(kept.job_id)
+        following.follower.take(_end_entry(JobState.DONE, kept.data))
+        _say_cached(following, "local")
+        following.watcher.on_end(following.follower)
+        return True
+
+    def _share(self, following: Following, job_id: str, *, is_done: bool) -> None:
+        """Wait for the answer to an equal request, or fetch it."""
+        if following.follower.outcome is not None:
+            return
+        self._unfollow(following)
+        following.shares = True
+        following.follower.restart(job_id)
+        following.watcher.on_id(job_id)
+        self._answers.count_shared()
+        self._sharing.setdefault(_sent_id(following), []).append(following)
+        self._following.setdefault(job_id, []).append(following)
+        if following.deadline_at < math.inf:
+            left = max(0.0, following.deadline_at - _DEADLINE_GRACE_SECONDS - time.monotonic())
+            loop = asyncio.get_running_loop()
+            following.timer = loop.call_later(left, self._end_as, following, JobState.EXPIRED)
+        if is_done:
+            self._own(self._fetch_end(following))
+        else:
+            self._streams.follow(job_id)
+
+    async def _fetch_end(self, following: Following) -> None:
+        try:
+            entry = await read_end(self.broker, following.follower.job_id)
+        except SollolError as error:
+            self._end(following, error)
+            return
+        if following.follower.outcome is not None:
+            return
+        if entry is None:
+            self._go_alone(following)  # it ran out in between
+        else:
+            self._take(following, entry)
+
+    def _go_alone(self, following: Following) -> None:
+        """What it shared has ended without an answer: submit it after all, for itself alone."""
+        assert following.request is not None  # noqa: S101  # only submitted jobs share
+        request, deadline_ms = following.request, 0
+        if following.deadline_at < math.inf:
+            left = following.deadline_at - _DEADLINE_GRACE_SECONDS - time.monotonic()
+            deadline_ms = max(1, round(left * 1000))
+        self._unfollow(following)
+        alone = replace(request.submission, cache_key="", deadline_ms=deadline_ms)
+        following.request = replace(request, submission=alone)
+        following.follower.restart(request.job_id)
+        following.watcher.on_id(request.job_id)
+        self._follow(following)
+        self._send_slowly(following)
 
     # --- receiving
 
@@ -375,14 +480,38 @@ class Session:
         if following.follower.lacks_pieces and not following.catching_up:
             self._streams.follow(following.follower.job_id)
         following.catching_up = following.follower.lacks_pieces
-        if following.follower.outcome is not None:
-            self._ended(following)
+        outcome = following.follower.outcome
+        if outcome is None:
+            return
+        if isinstance(outcome, Answer):
+            self._keep_answer(following, entry[b"d"])
+        elif following.shares:
+            self._go_alone(following)
+            return
+        self._ended(following)
+
+    def _keep_answer(self, following: Following, data: bytes) -> None:
+        if following.shares:
+            _say_cached(following, "shared")
+        request = following.request
+        if request is not None and request.submission.cache_key:
+            job_id = following.follower.job_id
+            self._answers.keep(request.submission.cache_key, request.model, job_id, data)
 
     def _end(self, following: Following, error: SollolError) -> None:
         following.follower.end(error)
         self._ended(following)
 
+    def _end_as(self, following: Following, state: JobState) -> None:
+        """End it here as if Redis had said so."""
+        following.follower.take(_end_entry(state))
+        self._ended(following)
+
     def _ended(self, following: Following) -> None:
+        self._unfollow(following)
+        following.watcher.on_end(following.follower)
+
+    def _unfollow(self, following: Following) -> None:
         job_id = following.follower.job_id
         same = self._following.get(job_id, [])
         if following in same:
@@ -390,7 +519,15 @@ class Session:
         if not same:
             self._following.pop(job_id, None)
             self._streams.forget(job_id)
-        following.watcher.on_end(following.follower)
+        if following.shares:
+            following.shares = False
+            sharing = self._sharing[_sent_id(following)]
+            sharing.remove(following)
+            if not sharing:
+                del self._sharing[_sent_id(following)]
+        if following.timer is not None:
+            following.timer.cancel()
+            following.timer = None
 
     async def _attach(self, following: Following) -> None:
         job_id = following.follower.job_id
@@ -398,6 +535,9 @@ class Session:
             state = await self.broker.link.call("HGET", self.broker.keys.job(job_id), "state")
         except SollolError as error:
             self._end(following, error)
+            return
+        if state is None and following.shares:
+            self._go_alone(following)
             return
         if state is None:
             self._end(
@@ -419,6 +559,7 @@ class Session:
         is_new = await self.broker.attend(
             self.inbox_name, self.app, inbox_ttl_ms=_INBOX_TTL_MS, app_fields=fields, app_ttl_ms=_APP_TTL_MS
         )
+        self._answers.note_generations(await read_generations(self.broker))
         if is_new:
             self._inbox.rewind()
             for following in self._all():
@@ -462,7 +603,9 @@ class Session:
         for following, state in zip(silent, states, strict=True):
             if following.follower.outcome is not None or following.sending is not None:
                 continue
-            if state is None and following.request is not None:
+            if state is None and following.shares:
+                self._go_alone(following)
+            elif state is None and following.request is not None:
                 log.warning("job %s: Redis has lost it, sending it again", following.follower.job_id)
                 following.follower.restart()
                 self._send_slowly(following)
@@ -474,3 +617,19 @@ class Session:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _sent_id(following: Following) -> str:
+    """The id under which it was submitted."""
+    assert following.request is not None  # noqa: S101  # only submitted jobs share
+    return following.request.job_id
+
+
+def _end_entry(state: JobState, data: bytes = b"") -> EntryFields:
+    return {b"t": Entry.END.encode(), b"x": state.encode(), b"f": b"0", b"d": data}
+
+
+def _say_cached(following: Following, where: str) -> None:
+    answer = following.follower.outcome
+    if isinstance(answer, Answer):
+        answer.routing = replace(answer.routing, cached=where)

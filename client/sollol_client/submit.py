@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from .cache_face import CacheFace
 from .request import RESULT_TTL_SECONDS, Request, build_request
 
 J = TypeVar("J")
 
 
-class Submitter(ABC, Generic[J]):
+class Submitter(CacheFace, Generic[J]):
     """Builds jobs from what the caller says; a client sends them."""
 
     @abstractmethod
@@ -67,7 +68,11 @@ class Submitter(ABC, Generic[J]):
             trace: W3C trace context: {"traceparent": …, "tracestate": …}.
             hedge: True = a second node may start the job, too, when the first is late: the first answer
                 counts. False = never. None = as the fabric's policy says for its priority.
-            cache, prefer: not available in this release; setting one is an error.
+            cache: True = equal requests share one answer, whether it is being made or was made within its
+                result_ttl; False = never. None = for embeddings and at temperature 0, unless the client was
+                made with cache=False or there is an idempotency_key. Priority, deadline and result_ttl of
+                the one that came first hold for the work itself.
+            prefer: not available in this release; setting it is an error.
             backend: whatever the backend takes, with Ollama's names and untouched: options, format,
                 tools, think, keep_alive, images, system, template, suffix, raw, context, dimensions, …
 
@@ -80,6 +85,7 @@ class Submitter(ABC, Generic[J]):
             build_request(
                 app,
                 inbox,
+                answer_cache=self._answer_cache(),
                 model=model,
                 chat=chat,
                 generate=generate,

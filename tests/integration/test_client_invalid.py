@@ -64,7 +64,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("chat", {"chat": "hi", "options": {"stop": object()}}),
     ("chat", {"chat": "hi", "options": {5: 5}}),
     ("hedge", {"chat": "hi", "hedge": "yes"}),
-    ("cache", {"chat": "hi", "cache": True}),
+    ("cache", {"chat": "hi", "cache": "yes"}),
     ("prefer", {"chat": "hi", "prefer": "n1"}),
 ]
 
