@@ -71,7 +71,7 @@ class Explainer:
             self._call("ZRANK", keys.queue(key), member),
             self._call("ZCARD", keys.queue(key)),
             self._call("HGET", keys.fair(key), "q"),
-            self._call("HGET", keys.classes(key), "ref"),
+            self._call("HGET", keys.learned(key), "ref"),
             self._call("ZCOUNT", keys.serves(key), f"{now_ms:.3f}", "+inf"),
             self._call("ZCARD", keys.idle(key)),
         )
@@ -93,7 +93,7 @@ class Explainer:
             self._call("ZCARD", keys.queue(model_key)),
             self._call("ZSCORE", keys.delayed, told.id),
             self._call("HGET", keys.fair(model_key), "q"),
-            self._call("HGET", keys.classes(model_key), "ref"),
+            self._call("HGET", keys.learned(model_key), "ref"),
             self._call("HGET", keys.job(told.id), "requires"),
             self._registry.nodes(),
             self._call("HGETALL", keys.shares(model_key)),

@@ -16,10 +16,11 @@ from .fair_order import head_start_ms
 from .history import Attempt, attempts
 from .names import canonical_model, check_name, key_part
 from .policy import Limits
-from .words import JobState, Priority
+from .words import TERMINAL, JobState, Priority
 
 # Per call, so that Redis is never held up.
 _LETTERS_AT_ONCE = 50
+_ENDED = tuple(str(state) for state in TERMINAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Operations:
         flat, names, stats, running = await asyncio.gather(
             self._call("HGETALL", keys.policy),
             self._call("HGETALL", keys.models),
-            self._call("HMGET", keys.stats, "unfinished", "bytes"),
+            self._call("HMGET", keys.stats, "bytes", "submitted", *_ENDED),
             self._call("ZCARD", keys.leases),
         )
         fields = {name.decode(): value for name, value in _pairs(flat)}
@@ -81,8 +82,8 @@ class Operations:
             fields,
             {name.decode(): value.decode() for name, value in _pairs(names)},
             unfinished={app: int(n or 0) for app, n in zip(apps, counts, strict=True)},
-            waiting=max(0, int(stats[0] or 0) - running),
-            bytes_now=max(0, int(stats[1] or 0)),
+            waiting=max(0, int(stats[1] or 0) - sum(int(each or 0) for each in stats[2:]) - running),
+            bytes_now=max(0, int(stats[0] or 0)),
         )
 
     async def set_limits(self, changes: Mapping[str, Any], *, model: str = "") -> None:

@@ -36,7 +36,7 @@ class Quota:
         weight: its share of a busy queue, beside others of 1.
         concurrency: jobs that wait and run at the same time.
         requests_per_minute, tokens_per_minute: in a burst or evenly. max_queue_size: unfinished jobs per model.
-        unfinished: jobs that it has waiting and running now.
+        unfinished: jobs that it has waiting and running, of those that came since it has a quota.
     """
 
     weight: float = 1.0
@@ -56,7 +56,7 @@ class Limits:
         models: most waiting jobs by model. apps: quotas by application.
         hedge_from: jobs of this priority and above may run twice when they are late; 11 = none, None = the
             fabric's usual.
-        waiting, bytes: what there is now.
+        waiting: jobs in line now. bytes: of the unfinished jobs that came since there is a limit on them.
     """
 
     max_queue_size: int | None = None

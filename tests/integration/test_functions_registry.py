@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fabric_kit import TTL_MS, Fabric, fabric_at, node_of
+from fabric_kit import Fabric, fabric_at, node_of
 from sollol_broker import JobState, Registry
 
 
@@ -200,3 +200,12 @@ async def test_a_name_that_is_no_plain_part_of_a_key(fabric: Fabric, registry: R
     lease = (await fabric.claim_one("w9", node="Node With:Colon", models=["hf.co/x:q4"])).lease
     await fabric.broker.finish(lease, b"answer")
     assert (await registry.nodes())[0].finished == {"done": 1}
+
+
+async def test_a_model_that_no_worker_has_ever_served_is_seen_when_jobs_wait_for_it(fabric: Fabric) -> None:
+    await fabric.submit("j1", model="Not/Yet", without_node=True)
+    registry = Registry(fabric.broker)
+    assert [(queue.model, queue.waiting, queue.workers) for queue in await registry.queues()] == [
+        ("Not/Yet", 1, 0)
+    ]
+    assert [job.id for job in await registry.jobs()] == ["j1"]

@@ -112,7 +112,8 @@ def test_bad_usage_with_json_is_json() -> None:
 @pytest.mark.parametrize(
     "args",
     [["nodes"], ["models"], ["queues"], ["jobs"], ["jobs", "x"], ["stats"], ["chat", "hi"], ["cancel", "x"],
-     ["attach", "x"], ["submit", "-m", "m", "--chat", "hi"]],
+     ["attach", "x"], ["submit", "-m", "m", "--chat", "hi"], ["explain", "x"], ["limits"], ["dead"],
+     ["nodes", "cordon", "x"], ["limits", "app", "x", "--rpm", "1"], ["dead", "drop", "x"]],
 )  # fmt: skip
 def test_without_redis_one_line_and_exit_code_3(args: list[str]) -> None:
     result = run(*args, env={"SOLLOL_REDIS_URL": NOWHERE})

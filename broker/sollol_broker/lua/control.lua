@@ -14,7 +14,7 @@ local function changed(set, changes, node)
   for name, value in pairs(changes) do set[name] = value end
   set.name = nil
   for name, value in pairs(set) do
-    if is_default(name, value) then set[name] = nil else is_empty = false end
+    if type(name) ~= 'string' or is_default(name, value) then set[name] = nil else is_empty = false end
   end
   if is_empty then return '' end
   set.name = node

@@ -11,7 +11,7 @@ end
 -- A life of its own: nothing that counts against the job is left, only what `explain` tells.
 local function wipe(job)
   local stale = {'nonce', 'worker', 'node', 'node_key', 'claimed', 'first', 'seq', 'lease', 'predicted', 'why', 'ended',
-    'crashes', 'errors', 'releases', 'failed', 'failed_at', 'alone_for', 'alone_at'}
+    'attempt', 'crashes', 'errors', 'releases', 'failed', 'failed_at', 'alone_for', 'alone_at', 'cache'}
   for _, field in ipairs(redis.call('HKEYS', job)) do
     if string.sub(field, 1, 3) == 'no:' then stale[#stale + 1] = field end
   end
@@ -20,26 +20,32 @@ end
 
 local function revive(F, id, head_starts, now)
   local job = job_key(F, id)
-  local h = redis.call('HMGET', job, 'queue', 'model', 'priority', 'member', 'fair', 'submitted', 'blobs')
+  local h = redis.call('HMGET', job, 'queue', 'model', 'priority', 'member', 'fair', 'submitted')
   local model, fair = h[1], read_fair(h[5])
+  local learned = redis.call('HMGET', learned_key(F, model), 'ref', 'usual')
+  local ref, policy = read_reference(learned[1]), read_policy(F, model, fair.app)
+  ref.usual = tonumber(learned[2])
   local head, flags, affinity = string.match(h[4], '^([^|]+|%d+|%d+|)%d+|([a-z]*)|(%x*)$')
-  local weight = read_policy(F, model, fair.app).weight
-  local head_start = head_starts[tonumber(h[3]) + 1]
-  local rank, turn = enter_line(F, model, fair.app, weight, head_start, fair.cost, reference(F, model), 0, 0)
+  local rank, turn = enter_line(F, model, fair.app, policy.weight, head_starts[tonumber(h[3]) + 1], fair.cost, ref,
+    policy.max_bytes and fair.bytes or 0, policy.quota and 1 or 0)
   local member = string.format('%s%.0f|%s|%s', head, now, string.gsub(flags, '[qx]', ''), affinity)
   wipe(job)
   redis.call('HSETNX', job, 'born', h[6])
   -- Its deadline was its submitter's; whoever brings it back wants the answer all the same.
-  redis.call('HSET', job, 'state', 'queued', 'attempt', '0', 'submitted', ms(now), 'deadline', '0', 'cache', '', 'rank', rank,
-    'member', member, 'fair', turn)
+  redis.call('HSET', job, 'state', 'queued', 'submitted', ms(now), 'deadline', '0', 'rank', rank, 'member', member, 'fair', turn)
   redis.call('PERSIST', job)
-  if h[7] then redis.call('PERSIST', blob_key(F, id)) end
+  redis.call('PERSIST', blob_key(F, id))
   redis.call('DEL', events_key(F, id))     -- its end is no end any more
   redis.call('ZREM', F .. ':dead', id)
   redis.call('LREM', F .. ':ended', 0, id)
   redis.call('ZADD', queue_key(F, model), rank, member)
   redis.call('HSETNX', F .. ':models', model, h[2])
   redis.call('HINCRBY', F .. ':stats', 'submitted', 1)
+  if policy.max_bytes then redis.call('HINCRBY', F .. ':stats', 'bytes', fair.bytes) end
+  if policy.quota then
+    redis.call('HINCRBY', usage_key(F, fair.app), 'n', 1)
+    redis.call('PEXPIRE', usage_key(F, fair.app), TALLY_TTL_MS)
+  end
   ring(F, model)
 end
 

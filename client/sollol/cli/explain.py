@@ -22,7 +22,7 @@ _STYLES = {
     "quarantine": "yellow",
     "context": "yellow",
 }
-_NODES = (Column("NODE"), Column("NOW, IT …", folds=True))
+_NODES = (Column("NODE"), Column("NOW", folds=True))
 
 
 @click.command()

@@ -104,9 +104,12 @@ def _show_one(client: Client, job_id: str, *, as_json: bool) -> None:
     if view.state is JobState.DONE:
         output.aside(f"`sollol attach {view.id}` shows the answer")
     elif not view.state.is_terminal:
-        output.aside(f"`sollol attach {view.id}` follows it, `sollol cancel {view.id}` stops it")
+        output.aside(
+            f"`sollol attach {view.id}` follows it, `sollol explain {view.id}` says why it is where it is, "
+            f"`sollol cancel {view.id}` stops it"
+        )
     elif view.state is not JobState.CANCELLED:
-        output.aside(f"`sollol attach {view.id}` says why")
+        output.aside(f"`sollol attach {view.id}` shows the error, `sollol explain {view.id}` its way to it")
 
 
 def _row(view: JobView, now: float) -> list[str | Cell]:

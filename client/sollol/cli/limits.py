@@ -122,9 +122,10 @@ def _wanted(given: dict[str, Any]) -> dict[str, Any]:
 
 def _show(found: Limits) -> None:
     rows = [
-        ("waiting jobs", _of(f"{found.waiting:,}", found.max_queue_size)),
-        ("their bytes", _of(size(found.bytes), found.max_queue_bytes, is_size=True)),
+        ("waiting jobs", f"{found.waiting:,}, " + _at_most(found.max_queue_size)),
     ]
+    if found.max_queue_bytes is not None:
+        rows.append(("bytes of jobs", f"{size(found.bytes)} of at most {size(found.max_queue_bytes)}"))
     rows += [(f"waiting for {model}", f"at most {most:,}") for model, most in found.models.items()]
     if found.hedge_from is not None:
         never = "never" if found.hedge_from > 10 else f"from priority {found.hedge_from}"
@@ -138,10 +139,8 @@ def _show(found: Limits) -> None:
         output.aside(_HINT)
 
 
-def _of(now: str, most: int | None, *, is_size: bool = False) -> str:
-    if most is None:
-        return f"{now}, no limit"
-    return f"{now} of at most {size(most) if is_size else f'{most:,}'}"
+def _at_most(number: int | None) -> str:
+    return "no limit" if number is None else f"at most {number:,}"
 
 
 def _quota(name: str, quota: Quota) -> tuple[Cell | str, ...]:
