@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-# What one observation of full weight leaves of those before it: about the last ten count.
-_KEEP = 0.9
+# What one observation of full weight leaves of those before it: about the last ten count for a mean, and the
+# last thirty for a line, which has to have seen several x.
+_KEEP_MEAN, _KEEP_LINE = 0.9, 0.97
 # Spread of x, times observations, that the expected slope is worth. One observation at another x outweighs it.
 _SLOPE_TRUST = 0.25
 
@@ -28,7 +29,7 @@ class Mean:
 
     def plus(self, value: float, weight: float = 1.0) -> Mean:
         """With one more value; one of little weight also pushes out little of the old."""
-        keep = _KEEP**weight
+        keep = _KEEP_MEAN**weight
         return Mean(self.weight * keep + weight, self.total * keep + weight * value)
 
     def faded(self, factor: float) -> Mean:
@@ -52,7 +53,7 @@ class Line:
 
     def plus(self, x: float, y: float, weight: float = 1.0) -> Line:
         """With one more point."""
-        keep = _KEEP**weight
+        keep = _KEEP_LINE**weight
         return Line(
             self.weight * keep + weight,
             self.x * keep + weight * x,
@@ -65,17 +66,13 @@ class Line:
         """With all that is known counting `factor` times as much."""
         return Line(*(getattr(self, each.name) * factor for each in fields(self)))
 
-    def fit(self, slope: float, most_slope: float) -> tuple[float, float] | None:
-        """Base, and slope from 0 to `most_slope`; None before the first point.
-
-        `slope` is what to expect where all points lie at one x, and counts a little everywhere else.
-        """
+    def fitted_slope(self, expected: float, most: float) -> float:
+        """From 0 to `most`; `expected` where all points lie at one x, and it counts a little everywhere else."""
         if self.weight <= 0:
-            return None
+            return expected
         mean_x, mean_y = self.x / self.weight, self.y / self.weight
         spread = max(0.0, self.xx - self.x * mean_x)
-        expected_rise = slope * mean_y / (1 + slope * mean_x)
+        expected_rise = expected * mean_y / (1 + expected * mean_x)
         rise = (self.xy - self.x * mean_y + _SLOPE_TRUST * expected_rise) / (spread + _SLOPE_TRUST)
         base = mean_y - rise * mean_x
-        found = most_slope if base <= 0 else min(max(rise / base, 0.0), most_slope)
-        return mean_y / (1 + found * mean_x), found
+        return most if base <= 0 else min(max(rise / base, 0.0), most)

@@ -30,6 +30,8 @@ _USUAL_SLOWDOWN = 0.1
 _MOST_SLOWDOWN = 2.0
 # Tokens from which a job counts in full. Of a few tokens most of the time is not theirs.
 _FULL_PROMPT, _FULL_OUTPUT = 64.0, 32.0
+# Jobs from which on a figure is trusted to judge others by. What is only expected may be wrong by any factor.
+_SURE = 3.0
 # A single job may look at most this many times faster or slower than is known: a laptop that sleeps in the
 # middle of an answer must not be remembered for weeks.
 _MOST_STEP = 8.0
@@ -152,7 +154,7 @@ class Pace:
         """With one more loading that took so long."""
         if not (math.isfinite(took_ms) and took_ms > 0):
             return self
-        sure = self.load.weight >= 1
+        sure = self.load.weight >= _SURE
         return replace(self, load=self.load.plus(_believable(took_ms, self.load_ms) if sure else took_ms))
 
     def aged(self, now: float) -> Pace:
@@ -191,7 +193,7 @@ class Pace:
     def _is_sure_of(self, prompt: _Part, output: _Part) -> bool:
         """Whether what such a job takes is known well enough to tell what slowed it down."""
         known = (
-            part.tokens <= 0 or mean.weight >= 1
+            part.tokens <= 0 or mean.weight >= _SURE
             for part, mean in ((prompt, self.prompt), (output, self.output))
         )
         return prompt.tokens + output.tokens > 0 and all(known)
@@ -248,7 +250,7 @@ def _learned(mean: Mean, known_ms: float, part: _Part, ratio: float, slow: float
     if part.tokens <= 0:
         return mean
     each = part.took_ms / part.tokens / slow
-    if mean.weight >= 1:  # what is only expected may be wrong by any factor
+    if mean.weight >= _SURE:
         alone = 1 / (1 + others) ** 2
         each = _believable(alone * each + (1 - alone) * known_ms * ratio / slow, known_ms)
     return mean.plus(each, part.weight)
