@@ -14,6 +14,7 @@ import redis.asyncio
 from fabric import CHAT_MODEL, EMBED_MODEL, worker
 from sollol import AsyncClient, Priority
 from sollol_broker.broker import Broker, ClaimRequest, LaneOffer, ModelOffer
+from sollol_broker.claim_rule import share_of
 from sollol_broker.envelope import Envelope
 from sollol_broker.errors import SollolError
 from sollol_broker.keys import Keys, is_permanent
@@ -81,7 +82,12 @@ async def test_metadata_and_trace_reach_whoever_claims_the_job(redis_url: str) -
     broker = Broker(parse(redis_url), name="claimer")
     await broker.open()
     await broker.advertise(
-        "w1", "n1", ttl_ms=5000, worker_fields={"state": "up"}, node_fields={"host": "h"}, models=["tiny"]
+        "w1",
+        "n1",
+        ttl_ms=5000,
+        worker_fields={"state": "up"},
+        node_fields={"host": "h"},
+        models={"tiny": share_of(load_ms=0, prompt_ms=1, output_ms=1)},
     )
     async with AsyncClient(redis_url, app="keys") as client:
         job = client.submit(

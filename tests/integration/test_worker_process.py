@@ -130,7 +130,7 @@ async def test_it_starts_its_own_llama_servers_and_starts_them_again(
         assert len(before) == 2
         for server in before:
             server.kill()
-        again = client.submit(chat="hi", model="chatty", options=SHORT, wait_for_node=True)
+        again = client.submit(chat="hi", model="chatty", options=SHORT, wait_for_node=True, cache=False)
         assert (await again.result(timeout=20))["eval_count"] == 3
         assert {server.pid for server in _llama_servers(process)}.isdisjoint(each.pid for each in before)
         process.process.send_signal(signal.SIGINT)
