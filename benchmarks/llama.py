@@ -71,7 +71,7 @@ def _measured(url: str, pairs: int) -> tuple[list[Timing], list[Timing]]:
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(EmbeddedBroker())
         stack.enter_context(worker("fabric", redis.url, f"llama+{url}"))
-        client = stack.enter_context(Client(redis.url, app="bench"))
+        client = stack.enter_context(Client(redis.url, app="bench", cache=False))
         # Like the fabric's own: llama-server closes an idle connection after 5 s.
         limits = httpx.Limits(keepalive_expiry=4.0)
         http = stack.enter_context(

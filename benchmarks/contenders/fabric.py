@@ -25,7 +25,7 @@ class Fabric:
     """The sending side."""
 
     def __init__(self, url: str) -> None:
-        self.client = Client(url, app="bench")
+        self.client = Client(url, app="bench", cache=False)
         self._redis = redis.Redis.from_url(url)
         self._keys = Keys("")
         self.client.stats()  # connected from here on, as the others are

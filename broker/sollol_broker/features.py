@@ -19,14 +19,14 @@ from .words import JobKind
 PICTURE_TOKENS = 576
 # An instruction stands at one end of the text, or in the system prompt; a document lies between.
 _LOOK_CHARS = 500
-# Below this a prompt is computed again as fast as a worker that still has it is waited for.
+# A shorter beginning is computed anew sooner than a worker that still has it would be free.
 _LONG_HEAD_CHARS = 1_000
 # Tokens, prompt and answer together, up to which a request is simple, and up to which it is not yet complex.
 _SIMPLE_TOKENS, _MEDIUM_TOKENS = 500, 2_000
-# From this size on a model without a GPU makes one or two tokens a second.
+# From this size on a model without a GPU makes a few tokens a second.
 _LARGE_MODEL_BILLIONS = 7.0
 
-# Beginnings of telling words, to be found by plain search: a regular expression of them all took ten times as long.
+# Beginnings of telling words, found one by one: a regular expression of them all is several times slower.
 _STEMS = {
     "classification": "classif|categoris|categoriz|sentiment|which category|what category|which class|what class"
     "|which label|what label|label the |label this |label each |label every |positive or negative|true or false"

@@ -13,7 +13,7 @@ from sollol_broker.words import JobState
 
 from .answer import Answer, Delta
 from .follow import Follower
-from .session import Watcher
+from .following import Watcher
 
 
 class _Face(Protocol):

@@ -21,6 +21,7 @@ from sollol_broker.broker import Broker
 from sollol_broker.claim_rule import fits
 from sollol_broker.errors import (
     ClientClosed,
+    JobDead,
     JobLost,
     NoNodeForModel,
     SollolError,
@@ -35,10 +36,11 @@ from sollol_broker.url import BrokerUrl
 from sollol_broker.version import VERSION
 from sollol_broker.words import Entry, JobState
 
-from .answer import Answer, Delta
+from .answer import Answer
 from .cache import AnswerCache
 from .cache_key import CacheSettings
 from .follow import Follower
+from .following import Following, Followings, Watcher
 from .refused import refusal
 from .request import Request
 from .shared_answers import begin_generation, drop_pointers, read_end, read_generations
@@ -63,43 +65,6 @@ _DEADLINE_GRACE_SECONDS = 5.0
 _SETTLE_SECONDS = 2.0
 
 
-class Watcher:
-    """Who waits for a job; subclassed by the sync and the async job."""
-
-    def on_id(self, job_id: str) -> None:
-        """The job goes on under another id: that of an equal request, or its own after all."""
-
-    def on_piece(self, piece: Delta) -> None:
-        """New text has come."""
-
-    def on_end(self, follower: Follower) -> None:
-        """The job has ended; called once."""
-
-
-@dataclass(slots=True)
-class Following:
-    """A job that somebody here waits for. Several may wait for the same one, each with what it has seen.
-
-    Attributes:
-        sending: the submission while it is on its way.
-        catching_up: its own events are read, for pieces that the inbox did not get.
-        shares: it waits for the answer to an equal request, whose job is not ours.
-        timer: ends it at its own deadline while it shares.
-    """
-
-    follower: Follower
-    watcher: Watcher
-    request: Request | None = None
-    sending: asyncio.Future[Any] | None = None
-    catching_up: bool = False
-    shares: bool = False
-    timer: asyncio.TimerHandle | None = None
-    seen_news: int = 0
-    deadline_at: float = math.inf
-    look_at: float = 0.0
-    look_after: float = 0.0
-
-
 @dataclass(slots=True)
 class Session:
     """Submits jobs and hands each answer to whoever waits for it.
@@ -120,8 +85,7 @@ class Session:
     registry: Registry = field(init=False)
     operations: Operations = field(init=False)
     explainer: Explainer = field(init=False)
-    _following: dict[str, list[Following]] = field(default_factory=dict)
-    _sharing: dict[str, list[Following]] = field(default_factory=dict)
+    _following: Followings = field(default_factory=Followings)
     _outbox: deque[Following] = field(default_factory=deque)
     _sending: set[asyncio.Future[Any]] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -171,11 +135,9 @@ class Session:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for following in self._all():
-            job_id = following.follower.job_id
-            self._end(
-                following, ClientClosed(f"the client was closed; job {job_id} goes on: attach() finds it")
-            )
+        for following in self._following.all():
+            text = f"the client was closed; job {following.job_id} goes on: attach() finds it"
+            self._end(following, ClientClosed(text))
         if self._started:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE_SECONDS):
@@ -232,11 +194,10 @@ class Session:
         """
         self.flush()
         # A cancel that overtakes its job would find nothing, and the job would run.
-        while sending := [each.sending for each in self._following.get(job_id, ()) if each.sending]:
+        while sending := [each.sending for each in self._following.of(job_id) if each.sending]:
             await asyncio.wait(sending)
-        here = self._sharing.get(job_id) or self._following.get(job_id, [])
-        if here and all(each.shares for each in here):
-            for each in list(here):
+        if sharers := self._following.sharers(job_id):
+            for each in sharers:
                 self._end_as(each, JobState.CANCELLED)
             return JobState.CANCELLED.value
         return await self.broker.cancel(job_id)
@@ -406,8 +367,7 @@ class Session:
         following.follower.restart(job_id)
         following.watcher.on_id(job_id)
         self._answers.count_shared()
-        self._sharing.setdefault(_sent_id(following), []).append(following)
-        self._following.setdefault(job_id, []).append(following)
+        self._following.add(following)
         if following.deadline_at < math.inf:
             left = max(0.0, following.deadline_at - _DEADLINE_GRACE_SECONDS - time.monotonic())
             loop = asyncio.get_running_loop()
@@ -419,7 +379,7 @@ class Session:
 
     async def _fetch_end(self, following: Following) -> None:
         try:
-            entry = await read_end(self.broker, following.follower.job_id)
+            entry = await read_end(self.broker, following.job_id)
         except SollolError as error:
             self._end(following, error)
             return
@@ -433,6 +393,9 @@ class Session:
     def _go_alone(self, following: Following) -> None:
         """What it shared has ended without an answer: submit it after all, for itself alone."""
         assert following.request is not None  # noqa: S101  # only submitted jobs share
+        if self._closed:
+            self._ended(following)
+            return
         request, deadline_ms = following.request, 0
         if following.deadline_at < math.inf:
             left = following.deadline_at - _DEADLINE_GRACE_SECONDS - time.monotonic()
@@ -455,10 +418,7 @@ class Session:
             following.deadline_at = (
                 now + following.request.submission.deadline_ms / 1000 + _DEADLINE_GRACE_SECONDS
             )
-        self._following.setdefault(following.follower.job_id, []).append(following)
-
-    def _all(self) -> list[Following]:
-        return [following for same in self._following.values() for following in same]
+        self._following.add(following)
 
     def _on_inbox_entry(self, entry: EntryFields) -> None:
         job_id = entry.get(b"j")
@@ -466,7 +426,7 @@ class Session:
             self._on_job_entry(job_id.decode(), entry)
 
     def _on_job_entry(self, job_id: str, entry: EntryFields) -> None:
-        for following in list(self._following.get(job_id, ())):
+        for following in self._following.of(job_id):
             self._take(following, entry)
 
     def _take(self, following: Following, entry: EntryFields) -> None:
@@ -478,14 +438,14 @@ class Session:
         if piece is not None:
             following.watcher.on_piece(piece)
         if following.follower.lacks_pieces and not following.catching_up:
-            self._streams.follow(following.follower.job_id)
+            self._streams.follow(following.job_id)
         following.catching_up = following.follower.lacks_pieces
         outcome = following.follower.outcome
         if outcome is None:
             return
         if isinstance(outcome, Answer):
             self._keep_answer(following, entry[b"d"])
-        elif following.shares:
+        elif following.shares and not isinstance(outcome, JobDead):  # what kills workers is not tried again
             self._go_alone(following)
             return
         self._ended(following)
@@ -495,7 +455,7 @@ class Session:
             _say_cached(following, "shared")
         request = following.request
         if request is not None and request.submission.cache_key:
-            job_id = following.follower.job_id
+            job_id = following.job_id
             self._answers.keep(request.submission.cache_key, request.model, job_id, data)
 
     def _end(self, following: Following, error: SollolError) -> None:
@@ -512,25 +472,11 @@ class Session:
         following.watcher.on_end(following.follower)
 
     def _unfollow(self, following: Following) -> None:
-        job_id = following.follower.job_id
-        same = self._following.get(job_id, [])
-        if following in same:
-            same.remove(following)
-        if not same:
-            self._following.pop(job_id, None)
-            self._streams.forget(job_id)
-        if following.shares:
-            following.shares = False
-            sharing = self._sharing[_sent_id(following)]
-            sharing.remove(following)
-            if not sharing:
-                del self._sharing[_sent_id(following)]
-        if following.timer is not None:
-            following.timer.cancel()
-            following.timer = None
+        if self._following.remove(following):
+            self._streams.forget(following.job_id)
 
     async def _attach(self, following: Following) -> None:
-        job_id = following.follower.job_id
+        job_id = following.job_id
         try:
             state = await self.broker.link.call("HGET", self.broker.keys.job(job_id), "state")
         except SollolError as error:
@@ -562,7 +508,7 @@ class Session:
         self._answers.note_generations(await read_generations(self.broker))
         if is_new:
             self._inbox.rewind()
-            for following in self._all():
+            for following in self._following.all():
                 following.look_at = 0.0  # its answer may have come while there was no inbox
 
     async def _keep_attending(self) -> None:
@@ -582,10 +528,10 @@ class Session:
 
     async def _look(self) -> None:
         now = time.monotonic()
-        if any(each.deadline_at < now for each in self._all()):
+        if any(each.deadline_at < now for each in self._following.all()):
             # Workers end jobs at their deadline; where there is no worker, whoever waits does.
             await self.broker.reap()
-        due = [each for each in self._all() if each.look_at <= now and each.sending is None]
+        due = [each for each in self._following.all() if each.look_at <= now and each.sending is None]
         silent = []
         for following in due:
             is_silent = following.seen_news == following.follower.news
@@ -596,7 +542,7 @@ class Session:
                 silent.append(following)
         if not silent:
             return
-        states = await self.registry.states([each.follower.job_id for each in silent])
+        states = await self.registry.states([each.job_id for each in silent])
         if None in states:
             await self._attend()  # a Redis that has lost jobs has lost our inbox, too, and the workers
             self._redis_was_away()
@@ -606,7 +552,7 @@ class Session:
             if state is None and following.shares:
                 self._go_alone(following)
             elif state is None and following.request is not None:
-                log.warning("job %s: Redis has lost it, sending it again", following.follower.job_id)
+                log.warning("job %s: Redis has lost it, sending it again", following.job_id)
                 following.follower.restart()
                 self._send_slowly(following)
             elif state is None or state.is_terminal:
@@ -617,12 +563,6 @@ class Session:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _sent_id(following: Following) -> str:
-    """The id under which it was submitted."""
-    assert following.request is not None  # noqa: S101  # only submitted jobs share
-    return following.request.job_id
 
 
 def _end_entry(state: JobState, data: bytes = b"") -> EntryFields:

@@ -12,7 +12,7 @@ import redis.asyncio
 
 from fabric import CHAT_MODEL, EMBED_MODEL, Town, let_tokens_flow, town, worker
 from sollol import AsyncClient, Client
-from sollol_broker.errors import BackendError, DeadlineExceeded, JobCancelled, JobLost
+from sollol_broker.errors import BackendError, DeadlineExceeded, JobCancelled, JobDead, JobLost
 from sollol_broker.keys import Keys
 from sollol_broker.words import JobState
 from sollol_client import AsyncJob
@@ -270,6 +270,19 @@ async def test_when_the_first_fails_the_other_tries_once_more(
     assert other.id != made.id
     ollama.faults.die_after_tokens = None
     assert (await second.submit(**COLD)).routing.cached == ""
+
+
+async def test_what_killed_workers_is_not_tried_again_by_those_who_share(
+    redis_url: str, ollama: OllamaDouble, first: AsyncClient, second: AsyncClient
+) -> None:
+    made = await held(ollama, first)
+    other = second.submit(**COLD)
+    await wait_until(lambda: other.id == made.id, timeout=5, what="it to share")
+    async with redis.asyncio.Redis.from_url(redis_url) as raw:
+        await raw.xadd(Keys().events(made.id), {"t": "end", "x": "dead", "f": "3", "d": ""})
+    with pytest.raises(JobDead):
+        await other
+    assert asked(ollama) == 1
 
 
 async def test_who_shares_keeps_his_own_deadline(
