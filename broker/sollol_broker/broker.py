@@ -168,6 +168,7 @@ class ClaimRequest:
     Attributes:
         nonce: new for each request, of [0-9a-z]; the same nonce again gives the same jobs again.
         lanes: all of the worker's, full ones too. most: jobs it could start in all.
+        price: the factor that the offers' costs contain by an operator's wish; what is predicted is without it.
     """
 
     worker: str
@@ -179,6 +180,7 @@ class ClaimRequest:
     labels: tuple[str, ...] = ()
     vram_mib: int = 0
     depth: int = 32
+    price: float = 1.0
 
     def arguments(self) -> tuple[object, ...]:
         """As claim.lua wants them."""
@@ -186,6 +188,7 @@ class ClaimRequest:
             "labels": self.labels,
             "vram_mib": self.vram_mib,
             "most": self.most,
+            "price": self.price,
             "lanes": [
                 {
                     "free": lane.free,

@@ -304,7 +304,7 @@ class Session:
         for node in nodes:
             for worker in node.workers:
                 vram = int(node.hardware.get("vram_total_mib", 0))
-                serves = request.model in worker.models
+                serves = worker.state == "up" and request.model in worker.models
                 if serves and fits(request.requires, node=node.name, labels=worker.labels, vram_mib=vram):
                     return
         raise await self._no_node(request.model)

@@ -69,6 +69,14 @@ async def test_nobody_waits_for_a_fast_node_that_is_cordoned(fabric: Fabric, ope
     assert ids(await fabric.claim("slow", output_ms=100.0)) == ["j1"]
 
 
+async def test_what_is_predicted_is_free_of_the_price(fabric: Fabric) -> None:
+    await fabric.worker("w1")
+    await fabric.submit("j1")
+    claimed = await fabric.claim_one("w1", price=2.0)
+    assert claimed.predicted_ms == pytest.approx(1_108 / 2, rel=0.01)
+    assert float((await fabric.job("j1"))["predicted"]) == pytest.approx(claimed.predicted_ms)
+
+
 async def test_all_workers_of_the_node_are_told_and_no_others(fabric: Fabric, operations: Operations) -> None:
     for name in ("w1", "w2"):
         await fabric.worker(name, node="big")
@@ -132,8 +140,9 @@ async def test_a_worker_follows_at_once_and_comes_back(redis_url: str, ollama: O
         assert (await client.cordon("n1")).workers == 1
         await _state(client, "cordoned")
         assert agent.worker not in await _serving(client)
-        with pytest.raises(NoNodeForModel, match="n1: it is cordoned"):
-            await client.submit(chat="Hi", model="tiny")
+        for wanted in (None, {"node": "n1"}):
+            with pytest.raises(NoNodeForModel, match="n1: it is cordoned"):
+                await client.submit(chat="Hi", model="tiny", requires=wanted)
         job = client.submit(chat="Hi", model="tiny", wait_for_node=True)
         await wait_until(lambda: _queued(client, job.id), timeout=10, what="the job in its queue")
         await client.uncordon("n1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sollol_broker.controls import Controls, changes, draining
 from sollol_broker.errors import InvalidJob
 from sollol_broker.names import key_part
 from sollol_worker_agent.controls import advertised, offered
+from sollol_worker_agent.drainer import Drainer
 
 _OFFER = LaneOffer(2, (ModelOffer("llama3.2", 100.0, 1.0, 10.0), ModelOffer("qwen3", 0.0, 2.0, 20.0)))
 _SHARES = {
@@ -102,6 +104,41 @@ def test_bad_settings_name_the_field(given: dict[str, Any], field: str) -> None:
 def test_a_drain_takes_from_no_time_to_a_week(seconds: float) -> None:
     with pytest.raises(InvalidJob):
         draining(seconds)
+
+
+class _Drain:
+    """Stands in for a puller that drains; knows for how long, and what became of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+        self.called_off = 0
+
+    async def __call__(self, seconds: float) -> None:
+        self.asked.append(seconds)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.called_off += 1
+            raise
+
+
+async def test_a_drain_begins_once_changes_with_its_time_and_is_called_off() -> None:
+    drain = _Drain()
+    drainer = Drainer(drain, usual_seconds=30)
+    for controls, asked, called_off in (
+        (Controls(cordoned=True), [], 0),
+        (Controls(draining=True), [30], 0),
+        (Controls(draining=True, priority=7), [30], 0),
+        (Controls(draining=True, drain_seconds=5), [30, 5], 1),
+        (Controls(), [30, 5], 2),
+        (Controls(draining=True), [30, 5, 30], 2),
+    ):
+        drainer.obey(controls)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert (drain.asked, drain.called_off) == (asked, called_off)
+    await drainer.stop()
+    assert drain.called_off == 3
 
 
 # --- what a worker makes of them

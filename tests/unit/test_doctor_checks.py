@@ -311,6 +311,7 @@ def test_what_could_not_be_looked_at_is_left_out(check: Callable[[Facts], Iterat
         ((), 2, [ERROR, WARN], "2 workers went"),
         ((worker(seen_ms_ago=11_000.0),), 0, [OK, WARN], "n1.ab on n1 has been silent for 11 s"),
         ((worker(state="draining"),), 0, [OK, OK], "draining"),
+        ((worker(state="cordoned"),), 0, [OK, OK], "sollol nodes uncordon"),
         (None, 0, [ERROR], "not known: no permission"),
     ],
 )

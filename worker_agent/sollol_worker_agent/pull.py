@@ -159,7 +159,7 @@ class Puller:
                     await self._wake.wait()
 
     def _free(self) -> int:
-        if self.controls.is_closed or any(running.alone for running in self.running.values()):
+        if any(running.alone for running in self.running.values()):
             return 0
         free = sum(lane.free for lane in self.lanes)
         if self.config.slots is None:
@@ -178,6 +178,7 @@ class Puller:
             most=most,
             labels=(*self.config.labels, *self.controls.labels),
             vram_mib=self.vram_mib,
+            price=self.controls.price,
         )
 
     async def _claim(self) -> None:
@@ -269,7 +270,7 @@ class Puller:
                 answered.model,
                 answered.fields,
                 busy=(running.busy + running.lane.busy) / 2,
-                predicted_ms=claimed.predicted_ms / self.controls.price,
+                predicted_ms=claimed.predicted_ms,
                 actual_ms=run_ms,
             )
             running.lane.busy -= 1

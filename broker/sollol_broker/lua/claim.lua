@@ -1,10 +1,11 @@
 -- claim: take the jobs that suit this worker best, or wait in line for the next one. Safe to repeat with the same nonce.
 -- KEYS 1 fabric prefix
 -- ARGV 1 worker 2 node 3 nonce of this call 4 lease ms 5 jobs looked at per queue 6 offers, msgpack:
---        {labels=[…], vram_mib=n, most=n, lanes=[{free=n, busy=n, settled=ms, cached={affinity: tokens},
+--        {labels=[…], vram_mib=n, most=n, price=x, lanes=[{free=n, busy=n, settled=ms, cached={affinity: tokens},
 --         models=[[model key, load ms, a ms, b ms, slowdown, context tokens], …]}, …]}
 --        a lane is one LLM server; free = jobs it could start now; most = jobs the worker could start in all.
---        All lanes are named, full ones too. A worker's claims must not overlap.
+--        All lanes are named, full ones too. A worker's claims must not overlap. price = the factor that the costs contain
+--        by an operator's wish.
 -- returns {'ok', [[id, fence, nonce, attempt, waited ms, ms until deadline or -1, blobs 0.., envelope, predicted ms,
 --          reference ms, hedge 0|1, alone 0|1], …], ms after which to look again or -1}
 --       | {'unknown'}: the worker's advert has run out; advertise, then try again
@@ -19,19 +20,19 @@ local function take(F, job, worker, nonce, lease_ms, why, now)
     left = tonumber(h[5]) - now
     if left <= 0 then end_job(F, job.id, 'expired', '', now) return nil end
   end
-  local fence = string.format('%d', redis.call('HINCRBY', key, 'top', 1))
+  local fence, own = string.format('%d', redis.call('HINCRBY', key, 'top', 1)), bid.own / (worker.offer.price or 1)
   local attempt = tonumber(h[6] or 0) + 1
   redis.call('HSET', key, 'state', 'running', 'fence', fence, 'nonce', nonce, 'worker', worker.id, 'node', worker.node,
     'node_key', worker.node_key, 'claimed', ms(now), 'attempt', attempt, 'seq', '0',
-    'lease', lease_ms, 'predicted', ms(bid.own), 'why', why)
+    'lease', lease_ms, 'predicted', ms(own), 'why', why)
   redis.call('ZADD', F .. ':leases', ms(now + lease_ms), job.id)
   leave_line(F, job.model, read_fair(h[9]))
   if h[3] == '1' then
     redis.call('XADD', events_key(F, job.id), '*', 't', 'start', 'f', fence, 'n', worker.node, 'w', worker.id)
     tell(F, h[4], 't', 'start', 'j', job.id, 'f', fence, 'n', worker.node, 'w', worker.id)
   end
-  if h[10] == '1' then arm_hedge(F, job.id, job.model, bid.own, now) end
-  return {job.id, fence, nonce, attempt, ms(now - tonumber(h[7])), ms(left), tonumber(h[8] or 0), h[2], ms(bid.own),
+  if h[10] == '1' then arm_hedge(F, job.id, job.model, own, now) end
+  return {job.id, fence, nonce, attempt, ms(now - tonumber(h[7])), ms(left), tonumber(h[8] or 0), h[2], ms(own),
     ms(bid.reference), 0, job.alone and 1 or 0}
 end
 

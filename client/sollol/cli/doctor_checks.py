@@ -55,6 +55,8 @@ def check_workers(facts: Facts) -> Iterator[Finding]:
             yield warn("workers", silent, "is that machine overloaded, or off the network?")
         if worker.state == "draining":
             yield ok("workers", f"{who} is draining: it takes nothing new")
+        if worker.state == "cordoned":
+            yield ok("workers", f"{who} is cordoned: it takes nothing new until `sollol nodes uncordon`")
 
 
 def check_backends(facts: Facts) -> Iterator[Finding]:
