@@ -274,7 +274,7 @@ def share_of(
 
 def together(shares: Sequence[Share]) -> Share:
     """One worker's share when several of its servers have the model: all their slots, at the best one's pace."""
-    best = min(shares, key=lambda share: share.group)
+    best = min(shares, key=lambda share: (share.capacity == 0, share.group))
     return replace(best, capacity=sum(share.capacity for share in shares))
 
 

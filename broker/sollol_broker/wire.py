@@ -15,7 +15,7 @@ from typing import Any
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import DataError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 Reply = Any  # whatever RESP can carry; the door narrows it
@@ -67,12 +67,20 @@ class Wire:
         self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     def send(self, *command: Any) -> asyncio.Future[Reply]:
-        """Send a command; the future gets its reply, or redis-py's error."""
+        """Send a command; the future gets its reply, or redis-py's error.
+
+        Raises:
+            DataError: an argument is neither text, bytes nor a number.
+        """
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         if self._broken is not None:
             future.set_exception(RedisConnectionError(str(self._broken)))
             return future
-        self._outbox.append(pack_command(command))
+        try:
+            packed = pack_command(command)
+        except TypeError as error:
+            raise DataError(str(error)) from None
+        self._outbox.append(packed)
         self._waiting.append(future)
         self._wake.set()
         return future

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ async def fabric(redis_url: str) -> AsyncIterator[Fabric]:
         yield fabric
 
 
-async def _late(fabric: Fabric, job_id: str = "j1", **more: object) -> Claimed:
+async def _late(fabric: Fabric, job_id: str = "j1", **more: Any) -> Claimed:
     """A job that runs on w1 and is late."""
     await fabric.submit(job_id, hedge=1, **more)
     first = await fabric.claim_one("w1")

@@ -179,6 +179,10 @@ class Lane:
         while len(self._cached) > min(max(self.slots, 1), _MOST_REMEMBERED):
             self._cached.popitem(last=False)
 
+    def holds(self, affinity: str) -> int:
+        """Tokens of that conversation which the backend still has; see `remember`."""
+        return self._cached.get(affinity, 0)
+
     def unread(self) -> list[str]:
         """Models of which nobody has looked up yet what was learned earlier."""
         return [model for model in self.models if model not in self._read]

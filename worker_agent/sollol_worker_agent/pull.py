@@ -45,14 +45,13 @@ class Running:
 
     Attributes:
         asked_at: monotonic time when its claim was sent; its lease began no sooner.
-        busy: jobs in its lane when it began, itself included.
+        alone: nothing may run beside it.
     """
 
     lease: Lease
     lane: Lane
     asked_at: float
     alone: bool = False
-    busy: int = 1
     task: asyncio.Task[None] | None = None
     called_off: bool = False
     # Its answer is on the way: cutting that off would lose the jobs that the same call claims.
@@ -227,7 +226,7 @@ class Puller:
             report.add_done_callback(self._reports.discard)
             return
         lane.busy += 1
-        running = Running(lease, lane, asked_at, alone=claimed.alone, busy=lane.busy)
+        running = Running(lease, lane, asked_at, alone=claimed.alone)
         self.running[lease.job_id] = running
         running.task = asyncio.create_task(self._run(running, claimed, envelope))
 
@@ -265,18 +264,17 @@ class Puller:
                 running.lease, BackendError(f"the worker failed ({type(error).__name__})", retryable=True)
             )
         else:
+            talk = _affinity(envelope)
             run_ms = (time.monotonic() - running.asked_at) * 1000
             running.lane.learn(
                 answered.model,
                 answered.fields,
-                busy=(running.busy + running.lane.busy) / 2,
                 predicted_ms=claimed.predicted_ms,
                 actual_ms=run_ms,
+                cached_tokens=running.lane.holds(talk),
             )
             running.lane.busy -= 1
-            running.lane.remember(
-                _affinity(envelope), max(0, answered.prompt_tokens + answered.output_tokens)
-            )
+            running.lane.remember(talk, max(0, answered.prompt_tokens + answered.output_tokens))
             running.delivering = True
             used = Used(answered.prompt_tokens, answered.output_tokens, run_ms)
             await self._finish(running.lease, answered.data, used)
