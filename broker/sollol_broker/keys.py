@@ -168,11 +168,6 @@ class Keys:
         return f"{self.prefix}:hedges"
 
     @property
-    def hedging(self) -> str:
-        """Hash: how much extra work hedging may still do. Permanent."""
-        return f"{self.prefix}:hedging"
-
-    @property
     def crashes(self) -> str:
         """Zset: workers that died with jobs, by when that was noticed (ms); the last 10 minutes. Permanent."""
         return f"{self.prefix}:crashes"
@@ -189,7 +184,7 @@ class Keys:
 
     @property
     def caches(self) -> str:
-        """Hash: model key → how often its cached answers were dropped. Permanent."""
+        """Hash: how often cached answers were dropped, by model key, `app:KEY` and `shared:`. Permanent."""
         return f"{self.prefix}:caches"
 
 
@@ -205,7 +200,6 @@ _PERMANENT = (
     "stats",
     "limits",
     "hedges",
-    "hedging",
     "crashes",
     "controls",
     "policy",

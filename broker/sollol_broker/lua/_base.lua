@@ -1,7 +1,7 @@
 -- What several verbs share. Fields of a job's hash, all strings:
 --   state model queue app priority stream inbox ttl      fixed at submit (queue = model key)
 --   rank member submitted deadline                       order; times in ms of Redis' own clock
---   task chars context cache hedge                       what is known of the request (features.py)
+--   task chars extra context cache hedge                 what is known of the request (features.py)
 --   fair                                                 its turn: see _fair.lua
 --   top                                                  the highest fence given out
 --   fence nonce worker node node_key claimed first seq   of the present attempt (node_key = key part of node)
@@ -118,8 +118,8 @@ local function forget_hedge(F, id)
 end
 
 -- The answer of a job that ran to its end is kept for those who asked the same; any other end lets them ask anew.
-local function settle_cache(F, model, request, state, ttl, now)
-  if request == '' then return end
+local function settle_cache(F, id, model, request, state, ttl, now)
+  if request == '' or redis.call('GET', cache_key(F, request)) ~= id then return end
   if state ~= 'done' then
     redis.call('DEL', cache_key(F, request))
     return
@@ -167,7 +167,7 @@ local function end_job(F, id, state, data, now, used)
   if fair.bytes > 0 then redis.call('HINCRBY', F .. ':stats', 'bytes', -fair.bytes) end
   if fair.counted then redis.call('HINCRBY', usage_key(F, fair.app), 'n', -1) end
   settle(F, h[5], fair, waited, used)
-  settle_cache(F, h[5], h[12] or '', state, ttl, now)
+  settle_cache(F, id, h[5], h[12] or '', state, ttl, now)
   if not waited and h[7] then
     local tally = tally_key(F, h[7])
     redis.call('HINCRBY', tally, state, 1)

@@ -18,8 +18,8 @@ local function learn(F, model, h, prompt, output, run)
   if output > 0 and h.task ~= 'embedding' then
     fields[7], fields[8], fields[9], fields[10] = own, blend(old[1], output), all, blend(old[2], output)
   end
-  if prompt > 0 and chars > 0 then
-    local cpt = chars / prompt
+  if prompt > h.extra and chars > 0 then
+    local cpt = chars / (prompt - h.extra)
     if cpt > LEAST_CHARS_PER_TOKEN and cpt < MOST_CHARS_PER_TOKEN then
       fields[#fields + 1] = 'cpt'
       fields[#fields + 1] = blend(old[3], cpt)
@@ -39,10 +39,10 @@ end
 local function finish(keys, a)
   local F, id = keys[1], a[1]
   local h = redis.call('HMGET', job_key(F, id), 'state', 'fence', 'nonce', 'worker', 'hfence', 'hnonce', 'queue', 'fair', 'task',
-    'chars', 'predicted')
+    'chars', 'predicted', 'extra')
   local taken = 0
   if win(F, id, h[1], h[2], h[3], h[4], h[5], h[6], a[2], a[3]) then
-    local job = {fair = read_fair(h[8]), task = h[9] or 'generation', chars = h[10], predicted = h[11]}
+    local job = {fair = read_fair(h[8]), task = h[9] or 'generation', chars = h[10], predicted = h[11], extra = tonumber(h[12] or 0)}
     local used = learn(F, h[7], job, tonumber(a[5]), tonumber(a[6]), tonumber(a[7]))
     end_job(F, id, 'done', a[4], now_ms(), used)
     taken = 1

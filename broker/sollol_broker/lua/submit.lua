@@ -49,10 +49,10 @@ local function submit(keys, a)
   local job = job_key(F, id)
   local state = redis.call('HGET', job, 'state')
   if state then return {'known', state} end
-  local same, same_state = shared(F, request)
-  if same then return {'shared', same, same_state} end
-  local now = now_ms()
+  local now, same, same_state = now_ms(), shared(F, request)
+  if same and same_state == 'done' then return {'shared', same, same_state} end
   if a[21] ~= '1' and redis.call('ZCOUNT', serves_key(F, model), ms(now), '+inf') == 0 then return {'no_node'} end
+  if same then return {'shared', same, same_state} end
   if memory_is_full(F, now) then return {'full', 'memory', 5000} end
 
   local prompt, output, runs, ref = expect(F, model, app, a[16], math.max(0, tonumber(a[12])), math.max(0, tonumber(a[13])), tonumber(a[14]))
@@ -70,6 +70,7 @@ local function submit(keys, a)
     policy.quota and 1 or 0)
   local context, flags = tonumber(a[15]), ''
   if priority <= 1 then flags = flags .. 'b' end
+  if a[13] ~= '0' then redis.call('HSET', job, 'extra', a[13]) end
   if context > prompt then flags = flags .. 'c' end
   if a[20] ~= '' then flags = flags .. 'r' end
   local member = string.format('%s|%.0f|%.0f|%.0f|%s|%s', id, prompt, output, now, flags, a[17])

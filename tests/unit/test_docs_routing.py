@@ -1,0 +1,29 @@
+"""The worked example of docs/routing.md gives the numbers that it shows."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+from sollol_broker.claim_rule import DEFAULT_WEIGHTS
+from sollol_broker.fair_order import SIZE_WEIGHT, head_start_ms
+
+_PAGE = Path(__file__).parents[2] / "docs" / "routing.md"
+
+
+def test_the_example_computes() -> None:
+    failed, tried = doctest.testfile(str(_PAGE), module_relative=False)
+    assert tried > 8
+    assert failed == 0
+
+
+def test_the_numbers_are_those_of_the_code() -> None:
+    text = re.sub(r"\s+", " ", _PAGE.read_text("utf-8"))
+    weights = DEFAULT_WEIGHTS
+    assert f"`ratio − 1 ≤ {weights.backlog:g} × backlog ÷ capacity`" in text
+    assert f"`ratio ≤ {weights.most_ratio:g}`" in text
+    assert f"`ratio + {weights.regret:g} × place in line ÷ capacity`" in text
+    assert f"{SIZE_WEIGHT:g} × (cost − usual cost)" in text
+    starts = " | ".join(f"{head_start_ms(priority) / 1000:.0f}" for priority in range(10, -1, -1))
+    assert f"head start given away, s | {starts} |" in text
