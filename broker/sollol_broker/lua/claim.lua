@@ -61,7 +61,9 @@ local function stand_by(F, worker, lane, needed, was_parked)
   for _, m in ipairs(lane.models) do
     local model, idle, armed = m[1], idle_key(F, m[1]), armed_key(F, m[1])
     if redis.call('EXISTS', queue_key(F, model)) == 0 then
-      redis.call('ZADD', idle, ms(m[2] + m[3] * TYPICAL_PROMPT + m[4] * TYPICAL_OUTPUT), worker.id)
+      -- What one more job costs: its own time in company, and what it takes from those beside it.
+      local crowd = 1 + 2 * (m[5] or 0) * (lane.busy or 0)
+      redis.call('ZADD', idle, ms(m[2] + crowd * (m[3] * TYPICAL_PROMPT + m[4] * TYPICAL_OUTPUT)), worker.id)
       redis.call('PEXPIRE', idle, IDLE_TTL_MS)
       redis.call('ZREM', armed, worker.id)
     else
@@ -102,7 +104,8 @@ local function pick_jobs(F, lane, worker, claim, free, is_wary, now)
       if row then
         claim.rows[#claim.rows + 1] = row
         free, claim.most, worker.busy = free - 1, claim.most - 1, worker.busy + 1
-        for _, each in ipairs(offers) do each.busy = each.busy + 1 end
+        lane.busy = (lane.busy or 0) + 1
+        for _, each in ipairs(offers) do each.busy = lane.busy end
         if job.alone then free, claim.most, worker.empties = 0, 0, true end
       else
         was_gone = true
