@@ -67,7 +67,7 @@ def limits(ctx: click.Context, url: str, as_json: bool) -> None:
         _show(found)
 
 
-@limits.command(name="set")
+@limits.command(name="set", short_help="Change limits of the fabric or of a model.")
 @click.option("--max-queue", "max_queue_size", callback=_whole, metavar="N|none",
               help="Jobs that may wait: in all, or with --model for that one.")  # fmt: skip
 @click.option("--max-bytes", "max_queue_bytes", callback=_whole, metavar="N|none",
@@ -88,7 +88,7 @@ def set_limits(url: str, as_json: bool, model: str, **given: Any) -> None:
         _show(found)
 
 
-@limits.command()
+@limits.command(short_help="Change what an application may use.")
 @click.argument("name", metavar="NAME")
 @click.option("--weight", callback=_number, metavar="N", help="Share of a busy queue; usually 1.")
 @click.option(

@@ -91,7 +91,7 @@ def uncordon(url: str, as_json: bool, node: str) -> None:
         _report(client, client.uncordon(node), "takes jobs again", as_json=as_json)
 
 
-@nodes.command()
+@nodes.command(short_help="Empty NODE, such as before a restart.")
 @_WORD
 @click.option("--seconds", type=click.FloatRange(min=0, max=7 * 24 * 3600), metavar="N",
               help="How long running jobs may take to end.  [default: as its workers were started]")  # fmt: skip
