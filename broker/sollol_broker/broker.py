@@ -37,6 +37,7 @@ class Submission:
         affinity: 8 hex digits that jobs of one conversation share; "" = none.
         hedge: 1 a second copy may run when the first is late, 0 the fabric's policy decides, -1 never.
         cache_key: requests with the same key may share one answer; "" = never.
+        prefer: nodes that should have it, if they have room soon.
         deadline_ms: from now; 0 = none. needs: msgpack of what a node must have; b"" = nothing.
     """
 
@@ -60,6 +61,7 @@ class Submission:
     deadline_ms: int = 0
     needs: bytes = b""
     without_node: bool = False
+    prefer: tuple[str, ...] = ()
     blobs: tuple[bytes, ...] = ()
 
     def arguments(self) -> tuple[object, ...]:
@@ -86,6 +88,7 @@ class Submission:
             self.cache_key,
             self.needs,
             int(self.without_node),
+            "|".join(("", *map(key_part, self.prefer), "")) if self.prefer else "",
             self.envelope,
             *self.blobs,
         )

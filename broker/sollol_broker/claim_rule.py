@@ -99,6 +99,7 @@ class Waiting:
         output_tokens: expected of its answer.
         waited_ms: since it came.
         is_batch: nobody waits for it at a prompt, so any worker will do.
+        is_bound: only some workers may have it, so what the others would need does not matter.
     """
 
     offer: int
@@ -108,6 +109,7 @@ class Waiting:
     waited_ms: float
     cached_tokens: float = 0.0
     is_batch: bool = False
+    is_bound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
 
     1. own = share of the load + (prompt tokens not cached x pace + expected output tokens x pace) x slowdown
        of the busy slots.
-    2. Over the classes that need less than `own`: capacity = sum of theirs, reference = their mean time,
+    2. Over the classes that need less than `own` (for a bound job none): capacity = sum of theirs, reference = their mean time,
        weighted by capacity. Nobody is better: take it; its ratio is that to our own time with the model in
        memory and nothing cached.
     3. ratio = own / reference. Take it if ratio - 1 <= backlog weight x backlog / capacity, and ratio <= the
@@ -173,7 +175,7 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
     uncached = slow * (offer.prompt_ms * job.prompt_tokens + offer.output_ms * job.output_tokens)
     own = load_share_ms(offer) + service
     capacity = total = 0.0
-    for each in offer.others:
+    for each in () if job.is_bound else offer.others:
         theirs = each.load_ms + each.prompt_ms * job.prompt_tokens + each.output_ms * job.output_tokens
         if theirs < own:
             capacity += each.capacity

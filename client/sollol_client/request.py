@@ -65,7 +65,7 @@ def build_request(
     trace: Mapping[str, str] | None = None,
     hedge: bool | None = None,
     cache: bool | None = None,
-    prefer: object = None,
+    prefer: str | Sequence[str] | None = None,
     **backend_fields: Any,
 ) -> Request:
     """Check a job and make its envelope. The arguments are those of `Client.submit`.
@@ -76,8 +76,6 @@ def build_request(
     Raises:
         InvalidJob: names the argument at fault; nothing has been sent.
     """
-    if prefer:
-        raise InvalidJob(f"prefer: {_LATER}", field="prefer")
     kind, body = _body(chat=chat, generate=generate, embed=embed)
     name = canonical_model(model)
     _check_priority(priority)
@@ -132,6 +130,7 @@ def build_request(
         deadline_ms=max(1, round(deadline_s * 1000)) if deadline_s else 0,
         needs=needed,
         without_node=wait_for_node,
+        prefer=_nodes(prefer),
         blobs=blobs,
     )
     return Request(submission, kind, name, stream, needs)
@@ -204,6 +203,15 @@ def _check_priority(priority: Any) -> None:
         raise InvalidJob(
             f"priority: a whole number from 0 to 10 is needed, got {priority!r}", field="priority"
         )
+
+
+def _nodes(prefer: Any) -> tuple[str, ...]:
+    names = (prefer,) if isinstance(prefer, str) else () if prefer is None else prefer
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) and name for name in names):
+        raise InvalidJob(
+            f"prefer: a node's name, or a list of names, is needed, got {prefer!r}", field="prefer"
+        )
+    return tuple(check_name(name, "prefer") for name in names)
 
 
 def _seconds(value: Any, field: str) -> float | None:

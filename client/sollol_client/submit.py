@@ -43,7 +43,7 @@ class Submitter(CacheFace, Generic[J]):
         trace: Mapping[str, str] | None = None,
         hedge: bool | None = None,
         cache: bool | None = None,
-        prefer: object = None,
+        prefer: str | Sequence[str] | None = None,
         **backend: Any,
     ) -> J:
         """Submit a job and return at once; the job is a future of its Answer.
@@ -72,7 +72,7 @@ class Submitter(CacheFace, Generic[J]):
                 result_ttl; False = never. None = for embeddings and at temperature 0, unless the client was
                 made with cache=False or there is an idempotency_key. Priority, deadline and result_ttl of
                 the one that came first hold for the work itself.
-            prefer: not available in this release; setting it is an error.
+            prefer: a node, or nodes, that should have the job: others leave it to them for 10 s.
             backend: whatever the backend takes, with Ollama's names and untouched: options, format,
                 tools, think, keep_alive, images, system, template, suffix, raw, context, dimensions, …
 

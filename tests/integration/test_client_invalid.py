@@ -65,7 +65,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("chat", {"chat": "hi", "options": {5: 5}}),
     ("hedge", {"chat": "hi", "hedge": "yes"}),
     ("cache", {"chat": "hi", "cache": "yes"}),
-    ("prefer", {"chat": "hi", "prefer": "n1"}),
+    ("prefer", {"chat": "hi", "prefer": ["n1", 2]}),
 ]
 
 

@@ -156,6 +156,20 @@ async def test_a_claim_says_why(fabric: Fabric) -> None:
     assert (backlog, position, looked) == ("1", "0", "1")
 
 
+async def test_a_job_waits_a_while_for_the_node_that_it_prefers(fabric: Fabric) -> None:
+    await fabric.submit("j1", prefer=(node_of("slow"),))
+    assert await fabric.claim("fast", lanes=(_FAST,)) == []
+    await fabric.submit("j2", prefer=("nobody",))
+    assert ids(await fabric.claim("fast", lanes=(_FAST,))) == ["j2"]
+    await fabric.call("HSET", fabric.keys.job("j1"), "submitted", await fabric.now_ms() - 10_001)
+    assert ids(await fabric.claim("fast", lanes=(_FAST,))) == ["j1"]
+
+
+async def test_a_preferred_node_need_not_be_the_fastest(fabric: Fabric) -> None:
+    await fabric.submit("j1", prefer=(node_of("slow"),))
+    assert ids(await fabric.claim("slow", lanes=(_SLOW,))) == ["j1"]
+
+
 async def test_a_cordoned_worker_takes_nothing(fabric: Fabric) -> None:
     await fabric.submit("j1")
     await fabric.call("HSET", fabric.keys.worker("fast"), "cordoned", "1")

@@ -82,6 +82,7 @@ def test_price(offer: Offer, job: Waiting, own: float, reference: float, ratio: 
             True,
             id="3 but batch work",
         ),
+        pytest.param(_SLOW, replace(_JOB, is_bound=True), True, id="2 others may not have it"),
         pytest.param(_SLOW, replace(_JOB, waited_ms=3_999), False, id="4 still patient"),
         pytest.param(_SLOW, replace(_JOB, waited_ms=4_000), True, id="4 leaving it costs more than it saves"),
         pytest.param(
@@ -209,6 +210,7 @@ def _states(draw: st.DrawFn) -> tuple[list[Offer], list[Waiting]]:
         waited_ms=st.sampled_from([0.0, 30_000.0, 180_000.0]) | st.floats(0, 1e6),
         cached_tokens=st.integers(0, 1_000),
         is_batch=st.booleans(),
+        is_bound=st.booleans(),
     )
     return offers, draw(st.lists(jobs, max_size=6))
 
@@ -283,7 +285,7 @@ def _lua_job(job: Waiting) -> dict[str, Any]:
     return {
         **{"offer": job.offer + 1, "position": job.position, "prompt": job.prompt_tokens},
         **{"cached": job.cached_tokens, "output": job.output_tokens, "waited": job.waited_ms},
-        "batch": job.is_batch,
+        **{"batch": job.is_batch, "bound": job.is_bound},
     }
 
 
@@ -364,6 +366,7 @@ def _some_job(some: random.Random, offers: int) -> Waiting:
         waited_ms=some.choice((0, 30_000, some.uniform(0, 3e5))),
         cached_tokens=some.choice((0, some.randrange(1_000))),
         is_batch=some.random() < 0.2,
+        is_bound=some.random() < 0.1,
     )
 
 

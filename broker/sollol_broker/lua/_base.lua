@@ -1,7 +1,7 @@
 -- What several verbs share. Fields of a job's hash, all strings:
 --   state model queue app priority stream inbox ttl      fixed at submit (queue = model key)
 --   rank member submitted deadline                       order; times in ms of Redis' own clock
---   task chars extra context cache hedge                 what is known of the request (features.py)
+--   task chars extra context cache hedge prefer          what is known of the request (features.py)
 --   fair                                                 its turn: see _fair.lua
 --   top                                                  the highest fence given out
 --   fence nonce worker node node_key claimed first seq   of the present attempt (node_key = key part of node)
@@ -65,7 +65,8 @@ end
 
 -- A waiting job's member in its queue carries all that a claim needs to judge it, so one ZRANGE reads it:
 -- id|prompt tokens|expected output tokens|submitted (whole ms)|flags|affinity
--- flags out of b (batch), c (needs a longer context than its prompt), q (quarantine), r (requires), x (has failed somewhere)
+-- flags out of b (batch), c (needs a longer context than its prompt), p (prefers nodes), q (quarantine), r (requires),
+-- x (has failed somewhere)
 local function with_flag(member, flag)
   local head, flags, affinity = string.match(member, '^(.*|)([a-z]*)(|[^|]*)$')
   if string.find(flags, flag, 1, true) then return member end

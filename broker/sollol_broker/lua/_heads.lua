@@ -1,21 +1,26 @@
 -- What a worker sees of the queues it serves: the jobs at their heads that fit it, priced for the rule.
 -- A node that failed a job leaves it to the others; but whether those can take it is not known here, so not for ever.
 local FAILED_PATIENCE_MS = 30000
+-- So long a job waits for a node that it prefers and that lives.
+local PREFER_PATIENCE_MS = 10000
 -- Jobs looked at in all, where a worker serves many models, and the fewest per queue.
 local LOOKED_IN_ALL, LEAST_LOOKED = 96, 4
 -- A worker that empties itself for a job in quarantine is given this long; then another one may.
 local EMPTYING_MS = 60000
 local MOST_REFUSALS = 64                   -- fields kept with a job
 
--- Whether a live worker on a node that has not failed this job serves the model.
-local function has_better(F, model, failed, now)
+-- Whether a live worker serves the model whose node is, or is not, in a list "|node key|node key|".
+local function has_worker(F, model, nodes, is_in, now)
   local workers = redis.call('ZRANGEBYSCORE', serves_key(F, model), ms(now), '+inf', 'LIMIT', 0, 64)
   for _, worker in ipairs(workers) do
     local node = redis.call('HGET', worker_key(F, worker), 'node_key')
-    if node and not string.find(failed, '|' .. node .. '|', 1, true) then return true end
+    if node and (string.find(nodes, '|' .. node .. '|', 1, true) ~= nil) == is_in then return true end
   end
   return false
 end
+
+-- Whether a live worker on a node that has not failed this job serves the model.
+local function has_better(F, model, failed, now) return has_worker(F, model, failed, false, now) end
 
 -- Notes why a worker leaves a job to others: "code|number|when".
 local function note_refusal(F, id, worker, code, number, now)
@@ -40,7 +45,7 @@ end
 
 -- Why a job with flags is not for this worker: code, number; nil: it is.
 local function misfit(F, model, id, flags, m, worker, now)
-  local h = redis.call('HMGET', job_key(F, id), 'failed', 'requires', 'failed_at', 'context')
+  local h = redis.call('HMGET', job_key(F, id), 'failed', 'requires', 'failed_at', 'context', 'prefer', 'submitted')
   local wanted = h[2] and h[2] ~= '' and cmsgpack.unpack(h[2])
   if wanted and not fits(wanted, worker.offer, worker.node) then
     return 'requires', math.max(0, (wanted.vram_mib or 0) - (worker.offer.vram_mib or 0))
@@ -50,6 +55,10 @@ local function misfit(F, model, id, flags, m, worker, now)
   if h[1] and string.find(h[1], '|' .. worker.node_key .. '|', 1, true) and now - tonumber(h[3]) < FAILED_PATIENCE_MS
     and has_better(F, model, h[1], now) then
     return 'failed', 0
+  end
+  if h[5] and not string.find(h[5], '|' .. worker.node_key .. '|', 1, true) and now - tonumber(h[6]) < PREFER_PATIENCE_MS
+    and has_worker(F, model, h[5], true, now) then
+    return 'preferred', now - tonumber(h[6])
   end
   if string.find(flags, 'q', 1, true) and not may_quarantine(F, id, worker, now) then return 'quarantine', 0 end
   return nil
@@ -77,6 +86,7 @@ local function read_heads(F, jobs, index, m, lane, worker, depth, now)
       why, number = 'context', job.prompt - m.context
     elseif flags ~= '' then
       job.batch, job.alone = string.find(flags, 'b', 1, true) ~= nil, string.find(flags, 'q', 1, true) ~= nil
+      job.bound = string.find(flags, '[pqrx]') ~= nil
       if flags ~= 'b' then why, number = misfit(F, model, job.id, flags, m, worker, now) end
     end
     if not why then

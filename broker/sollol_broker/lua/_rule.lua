@@ -1,12 +1,13 @@
 -- The twin of claim_rule.py; the numbers are those of its docstrings. Pure: plain tables in, plain values out.
 -- offer  {load=ms, a=ms per prompt token, b=ms per output token, slow=share per busy slot, busy=n, waiting=n, backlog=n,
 --         settled=ms, others={{cap=n, load=ms, a=ms, b=ms}, …}}
--- job    {offer=index, position=n, prompt=tokens, cached=tokens, output=tokens, waited=ms, batch=boolean}
+-- job    {offer=index, position=n, prompt=tokens, cached=tokens, output=tokens, waited=ms, batch=boolean, bound=boolean}
 local WEIGHTS = {backlog = 3, regret = 0.05, patience = 1, most_ratio = 6, cold_patience_ms = 30000, cold_patience_loads = 3}
 local TYPICAL_PROMPT, TYPICAL_OUTPUT = 512, 128
 local ALONE_CAPACITY = 4
 local MOST_SHARING_A_LOAD = 8
 local INF = 1 / 0
+local NOBODY = {}
 
 local function is_due(offer, job, w)
   local loads = w.cold_patience_loads * offer.load
@@ -21,7 +22,7 @@ local function weigh(offer, job, w)
   local uncached = slow * (offer.a * job.prompt + offer.b * job.output)
   local own = offer.load / math.min(math.max(offer.waiting, 1), MOST_SHARING_A_LOAD) + service
   local capacity, total = 0, 0
-  for _, each in ipairs(offer.others) do                                                            -- 2
+  for _, each in ipairs(job.bound and NOBODY or offer.others) do                                    -- 2
     local theirs = each.load + each.a * job.prompt + each.b * job.output
     if theirs < own then
       capacity, total = capacity + each.cap, total + each.cap * theirs

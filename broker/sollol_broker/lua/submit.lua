@@ -4,7 +4,7 @@
 --      9 ms until the deadline, 0 none 10 inbox of the submitter 11 result TTL ms 12 characters of the prompt
 --      13 tokens of its pictures 14 most output tokens, 0 not said 15 context tokens asked for, 0 not said 16 task
 --      17 affinity 18 hedge 1|0|-1 19 cache key, '' none 20 requires (msgpack, '' none) 21 accept with no node 0|1
---      22 envelope 23… blobs
+--      22 nodes that should have it, '|node key|…|' or '' 23 envelope 24… blobs
 -- returns {'queued', woken 0|1} | {'known', state} | {'shared', id, state} | {'no_node'} | {'full', reason, retry after ms}
 -- Not allow-oom: a new job is what a full Redis must refuse.
 local CHARS_PER_TOKEN = 4                  -- English text, before a model has told
@@ -58,7 +58,7 @@ local function submit(keys, a)
   local prompt, output, runs, ref = expect(F, model, app, a[16], math.max(0, tonumber(a[12])), math.max(0, tonumber(a[13])), tonumber(a[14]))
   local cost = ref.a * prompt + ref.b * output
   local bytes = 0
-  for i = 22, #a do bytes = bytes + #a[i] end
+  for i = 23, #a do bytes = bytes + #a[i] end
   local policy = read_policy(F, model, app)
   local ask = {bytes = bytes, tokens = prompt + output, deadline = tonumber(a[9]), runs = runs,
     rank = function() return next_rank(F, model, app, policy.weight, tonumber(a[7]), cost, ref) end}
@@ -73,16 +73,18 @@ local function submit(keys, a)
   if a[13] ~= '0' then redis.call('HSET', job, 'extra', a[13]) end
   if context > prompt then flags = flags .. 'c' end
   if a[20] ~= '' then flags = flags .. 'r' end
+  if a[22] ~= '' then flags = flags .. 'p' end
   local member = string.format('%s|%.0f|%.0f|%.0f|%s|%s', id, prompt, output, now, flags, a[17])
   local hedge = (a[18] == '1' or (a[18] == '0' and priority >= policy.hedge_from)) and '1' or '0'
   redis.call('HSET', job, 'state', 'queued', 'model', a[2], 'queue', model, 'app', a[4], 'priority', priority,
     'stream', a[8], 'inbox', a[10], 'ttl', string.format('%.0f', tonumber(a[11])), 'rank', rank, 'member', member,
-    'submitted', ms(now), 'deadline', deadline, 'fair', fair, 'task', a[16], 'chars', a[12], 'env', a[22])
+    'submitted', ms(now), 'deadline', deadline, 'fair', fair, 'task', a[16], 'chars', a[12], 'env', a[23])
   if a[20] ~= '' then redis.call('HSET', job, 'requires', a[20]) end
+  if a[22] ~= '' then redis.call('HSET', job, 'prefer', a[22]) end
   if context > prompt then redis.call('HSET', job, 'context', context) end
   if hedge == '1' then redis.call('HSET', job, 'hedge', hedge) end
-  if #a > 22 then redis.call('HSET', job, 'blobs', #a - 22) end
-  for i = 23, #a do redis.call('HSET', blob_key(F, id), i - 23, a[i]) end
+  if #a > 23 then redis.call('HSET', job, 'blobs', #a - 23) end
+  for i = 24, #a do redis.call('HSET', blob_key(F, id), i - 24, a[i]) end
   if deadline ~= '0' then redis.call('ZADD', F .. ':deadlines', deadline, id) end
   if request ~= '' then
     redis.call('HSET', job, 'cache', request)
