@@ -16,6 +16,8 @@ _GROUND = (
     *("_keys", "_rule", "_order", "_fits", "_words", "_classes", "_fair"),
     *("_base", "_hedge", "_heads", "_admit"),
 )
+# Verbs whose parts others use.
+_BUILT_UPON = ("claim", "advertise")
 VERBS = (
     "submit",
     "claim",
@@ -66,9 +68,12 @@ def build(source: str) -> Library:
 
 @cache
 def source() -> str:
-    """The Lua files, joined."""
+    """The Lua files, joined. What a verb defines is its own, unless others build on it: Lua has room for 200 names."""
     folder = files(__package__) / "lua"
-    return "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in (*_GROUND, *VERBS))
+    texts = {name: (folder / f"{name}.lua").read_text("utf-8") for name in (*_GROUND, *VERBS)}
+    return "\n".join(
+        text if name in _GROUND or name in _BUILT_UPON else f"do\n{text}\nend" for name, text in texts.items()
+    )
 
 
 @cache
