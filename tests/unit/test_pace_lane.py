@@ -135,6 +135,23 @@ async def test_only_a_real_loading_counts_as_one() -> None:
     assert lane.offer(4).settled_ms == pytest.approx(5000)
 
 
+async def test_what_a_load_may_have_pushed_out_counts_as_gone_until_the_server_tells() -> None:
+    server = Server(m=1, n=1)
+    server.in_memory = {"m"}
+    lane, clock = await lane_of(server)
+    clock.now += 10
+    lane.learn("n", job(1, load_seconds=0.5))
+    assert lane.loaded == {"n"}
+    clock.now += 10
+    lane.learn("m", job(1))
+    assert lane.loaded == {"m", "n"}, "it was there all the time"
+    clock.now += 10
+    lane.learn("m", job(1, load_seconds=0.5))
+    server.in_memory = {"m", "n"}
+    await lane.refresh()
+    assert lane.loaded == {"m", "n"}
+
+
 async def test_a_model_that_others_loaded_unsettles_the_lane_too() -> None:
     server = Server(m=1, n=1)
     server.in_memory = {"m"}

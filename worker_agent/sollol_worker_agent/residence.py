@@ -41,12 +41,17 @@ class Residence:
         return was_unloaded
 
     def ran(self, model: str, load_ms: float, began: float, now: float) -> bool:
-        """A job has just run on it, which began then; gives whether `load_ms` of that was a real loading."""
+        """A job has just run on it, which began then; gives whether `load_ms` of that was a real loading.
+
+        What was in memory before may have had to go; until the backend tells, it counts as gone. To believe in a
+        model that has gone costs two loadings, to doubt one that is there costs a moment.
+        """
         was_cold = self._since.get(model, math.inf) > began
         self._since.setdefault(model, now)
         self.loaded |= {model}
         if load_ms < (_LEAST_LOAD_MS if was_cold else _SURE_LOAD_MS):
             return False
+        self.loaded, self._since = frozenset({model}), {model: self._since[model]}
         self._settled_since = max(self._settled_since, began + load_ms / 1000)
         return True
 
