@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from sollol_broker.library import Library
 from sollol_broker.url import parse
 from sollol_worker_agent.agent import Agent
 from sollol_worker_agent.backends import Backend, connect
@@ -35,19 +36,33 @@ _FAST: Mapping[str, Any] = {
 
 
 async def _agent(
-    url: str, backends: tuple[Backend | str, ...], node: str, config: Mapping[str, Any]
+    url: str,
+    backends: tuple[Backend | str, ...],
+    node: str,
+    config: Mapping[str, Any],
+    functions: Library | None = None,
 ) -> Agent:
     """An agent that has joined; a backend may be named by its URL."""
     connected = [await connect(each) if isinstance(each, str) else each for each in backends]
-    agent = Agent(parse(url), WorkerConfig(node=node, **{**_FAST, **config}), connected)
+    agent = Agent(parse(url), WorkerConfig(node=node, **{**_FAST, **config}), connected, functions=functions)
     await agent.start()
     return agent
 
 
 @asynccontextmanager
-async def worker(url: str, *backends: Backend | str, node: str = "n1", **config: Any) -> AsyncIterator[Agent]:
-    """A worker in this event loop; at the end what still runs is handed back."""
-    agent = await _agent(url, backends, node, config)
+async def worker(
+    url: str,
+    *backends: Backend | str,
+    node: str = "n1",
+    functions: Library | None = None,
+    **config: Any,
+) -> AsyncIterator[Agent]:
+    """A worker in this event loop; at the end what still runs is handed back.
+
+    Args:
+        functions: None = this release's; a test of a test may switch a promise off.
+    """
+    agent = await _agent(url, backends, node, config, functions)
     try:
         yield agent
     finally:

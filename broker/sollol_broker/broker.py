@@ -117,7 +117,7 @@ class Claimed:
         predicted_ms: what the claim rule expects it to take here. reference_ms: at the workers that would be
             faster; 0 = there are none.
         is_hedge: another worker runs it, too; the first answer counts. alone: it has killed workers; run nothing
-            beside it.
+            beside it. task, affinity: as submitted.
     """
 
     lease: Lease
@@ -130,6 +130,8 @@ class Claimed:
     reference_ms: float = 0.0
     is_hedge: bool = False
     alone: bool = False
+    task: str = "generation"
+    affinity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,4 +485,6 @@ def _claimed(row: Any) -> Claimed:
         reference_ms=float(row[9]),
         is_hedge=row[10] == 1,
         alone=row[11] == 1,
+        task=_text(row[12]),
+        affinity=_text(row[13]),
     )

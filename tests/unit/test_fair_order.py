@@ -9,8 +9,8 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lua_twin import function
 
+from lua_twin import function
 from sollol_broker.fair_order import SIZE_WEIGHT, corrected, head_start_ms, tag
 
 

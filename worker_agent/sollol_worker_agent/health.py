@@ -64,6 +64,8 @@ class Health:
 
     def job_worked(self) -> Health:
         """A job was answered. Whatever it was before, the backend is healthy, unless it went down since."""
+        if self.state is HealthState.HEALTHY and len(self.outcomes) == _WINDOW and all(self.outcomes):
+            return self
         noted = self._noted(True)
         if self.state is HealthState.DEGRADED:
             return noted  # a job from before; the backend has to pass a check first

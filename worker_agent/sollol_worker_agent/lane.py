@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # A slot of llama.cpp keeps the prompt of the last request only, and more is not worth telling.
 _MOST_REMEMBERED = 16
+# Where jobs end faster than this, a sample of them is enough to learn from.
+_LEARN_EVERY_SECONDS = 0.01
 
 
 class Lane:
@@ -69,6 +71,7 @@ class Lane:
         self._cached: OrderedDict[str, int] = OrderedDict()
         self._residence = Residence()
         self._counted_at = -math.inf
+        self._learned_at = -math.inf
         # Jobs that ran when the probing began: they are no probes.
         self._before_probing = 0
 
@@ -148,6 +151,10 @@ class Lane:
             cached_tokens: of its prompt, as far as the backend still knew it.
         """
         now = self._clock()
+        self._became(self.health.job_worked())
+        if now - self._learned_at < _LEARN_EVERY_SECONDS:
+            return
+        self._learned_at = now
         took = (_duration_ms(fields, "total_duration") or actual_ms) / 1000
         pace = self.pace(model).aged(self._wall_clock())
         load_ms = _duration_ms(fields, "load_duration")
@@ -160,7 +167,6 @@ class Lane:
             actual_ms=actual_ms,
             cached_tokens=cached_tokens,
         )
-        self._became(self.health.job_worked())
         self._learned(model)
 
     def failed(self, model: str, error: Exception) -> None:
@@ -211,7 +217,7 @@ class Lane:
         except BackendError as error:
             if not self.down_because:
                 log.warning("backend %s is down: %s", self.backend.url, error)
-            self.models, self.down_because = {}, str(error)
+            self.models, self.down_because, self._offers = {}, str(error), None
             self._residence.told(frozenset(), self._clock())
             self._cached.clear()
             self._became(self.health.check_failed(counts=self._counts()))
@@ -220,18 +226,18 @@ class Lane:
             log.info("backend %s is back", self.backend.url)
         if self._residence.told(loaded, self._clock()):
             self._cached.clear()  # a prompt goes with its model
-        self.models, self.slots, self.down_because = models, slots, ""
+        self.models, self.slots, self.down_because, self._offers = models, slots, "", None
         self._became(self.health.check_passed(counts=self._counts()))
         now = self._wall_clock()
         self._pace = {model: pace.aged(now) for model, pace in self._pace.items()}
 
     def close_for_now(self, why: str) -> None:
         """Take no more jobs until a refresh says that the backend lives."""
+        self._offers = None
         self.models, self.down_because = {}, why
         self._became(self.health.check_failed(counts=False))
 
     def _became(self, health: Health) -> None:
-        self._offers = None
         if health.state is not self.health.state:
             log.info("backend %s is %s now", self.backend.url, health.state.value)
             self._before_probing = self.busy

@@ -19,9 +19,7 @@ from sollol_broker.broker import Broker, Claimed, ClaimRequest, Claims, Lease, U
 from sollol_broker.controls import Controls
 from sollol_broker.envelope import Envelope
 from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded, InvalidJob, SollolError
-from sollol_broker.features import affinity
 from sollol_broker.outcome import pack_error
-from sollol_broker.words import JobKind
 
 from .config import WorkerConfig
 from .controls import offered
@@ -264,17 +262,16 @@ class Puller:
                 running.lease, BackendError(f"the worker failed ({type(error).__name__})", retryable=True)
             )
         else:
-            talk = _affinity(envelope)
             run_ms = (time.monotonic() - running.asked_at) * 1000
             running.lane.learn(
                 answered.model,
                 answered.fields,
                 predicted_ms=claimed.predicted_ms,
                 actual_ms=run_ms,
-                cached_tokens=running.lane.holds(talk),
+                cached_tokens=running.lane.holds(claimed.affinity),
             )
             running.lane.busy -= 1
-            running.lane.remember(talk, max(0, answered.prompt_tokens + answered.output_tokens))
+            running.lane.remember(claimed.affinity, max(0, answered.prompt_tokens + answered.output_tokens))
             running.delivering = True
             used = Used(answered.prompt_tokens, answered.output_tokens, run_ms)
             await self._finish(running.lease, answered.data, used)
@@ -341,12 +338,6 @@ class Puller:
         with contextlib.suppress(SollolError, TimeoutError):
             async with asyncio.timeout(_LAST_WORD_SECONDS):
                 await self.broker.release(running.lease)
-
-
-def _affinity(envelope: Envelope) -> str:
-    if envelope.job_kind is JobKind.EMBED:
-        return ""
-    return affinity(envelope.app, envelope.session, envelope.payload)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 from sollol_broker.broker import Broker, Claimed
 from sollol_broker.envelope import MAX_ANSWER_BYTES, Envelope
 from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded
-from sollol_broker.features import task_type
 from sollol_broker.outcome import Routing, pack_answer
 from sollol_broker.payload import put_blobs_back
 from sollol_broker.words import JobKind
@@ -165,7 +164,7 @@ class Runner:
             worker=self._worker,
             backend=self._lane.backend.kind,
             attempt=self._claimed.attempt,
-            task_type=task_type(self._envelope.kind, self._envelope.payload),
+            task_type=self._claimed.task,
             queue_wait_ms=round(self._claimed.waited_ms, 3),
             run_ms=_since_ms(started, time.monotonic()),
             first_token_ms=_since_ms(started, self._first_at or started),

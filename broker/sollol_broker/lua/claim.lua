@@ -7,13 +7,14 @@
 --        All lanes are named, full ones too. A worker's claims must not overlap. price = the factor that the costs contain
 --        by an operator's wish.
 -- returns {'ok', [[id, fence, nonce, attempt, waited ms, ms until deadline or -1, blobs 0.., envelope, predicted ms,
---          reference ms, hedge 0|1, alone 0|1], …], ms after which to look again or -1}
+--          reference ms, hedge 0|1, alone 0|1, task, affinity], …], ms after which to look again or -1}
 --       | {'unknown'}: the worker's advert has run out; advertise, then try again
 -- Makes the job this worker's; returns its reply row, or nil when it turned out to be no one's to take.
 local function take(F, job, worker, nonce, lease_ms, why, now)
   local key, bid = job_key(F, job.id), job.bid
   redis.call('ZREM', queue_key(F, job.model), job.member)
-  local h = redis.call('HMGET', key, 'state', 'env', 'stream', 'inbox', 'deadline', 'attempt', 'submitted', 'blobs', 'fair', 'hedge')
+  local h = redis.call('HMGET', key, 'state', 'env', 'stream', 'inbox', 'deadline', 'attempt', 'submitted', 'blobs', 'fair', 'hedge',
+    'task')
   if h[1] ~= 'queued' then return nil end
   local left = -1
   if h[5] ~= '0' then
@@ -33,7 +34,7 @@ local function take(F, job, worker, nonce, lease_ms, why, now)
   end
   if h[10] == '1' then arm_hedge(F, job.id, job.model, own, now) end
   return {job.id, fence, nonce, attempt, ms(now - tonumber(h[7])), ms(left), tonumber(h[8] or 0), h[2], ms(own),
-    ms(bid.reference), 0, job.alone and 1 or 0}
+    ms(bid.reference), 0, job.alone and 1 or 0, h[11] or '', job.affinity}
 end
 
 -- What the worker's last claim took, if this is that call again: its reply was lost on the way.
@@ -43,13 +44,13 @@ local function repeated(F, seen, nonce, now)
   local rows = {}
   for id in string.gmatch(ids, '[^ ]+') do
     local h = redis.call('HMGET', job_key(F, id), 'state', 'nonce', 'fence', 'attempt', 'submitted', 'deadline', 'blobs', 'env',
-      'predicted', 'hnonce', 'hfence', 'member')
+      'predicted', 'hnonce', 'hfence', 'member', 'task')
     local hedged = h[10] == nonce
     if h[1] == 'running' and (h[2] == nonce or hedged) then
       local left = h[6] == '0' and -1 or math.max(0, tonumber(h[6]) - now)
       local alone = h[12] and string.match(h[12], '|[a-z]*q[a-z]*|%x*$') and 1 or 0
       rows[#rows + 1] = {id, hedged and h[11] or h[3], nonce, tonumber(h[4]), ms(now - tonumber(h[5])), ms(left), tonumber(h[7] or 0),
-        h[8], h[9] or '0', '0', hedged and 1 or 0, alone}
+        h[8], h[9] or '0', '0', hedged and 1 or 0, alone, h[13] or '', string.match(h[12] or '', '|(%x*)$') or ''}
     end
   end
   return rows
