@@ -161,9 +161,9 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
 
     1. own = share of the load + (prompt tokens not cached x pace + expected output tokens x pace) x slowdown
        of the busy slots.
-    2. Over the classes that need less than `own` (for a bound job none): capacity = sum of theirs, reference
-       = their mean time, weighted by capacity. Nobody is better: take it; its ratio is that to our own time with the model in
-       memory and nothing cached.
+    2. Over the classes that need less than `own` (for a bound job none): capacity = sum of theirs,
+       reference = their mean time, weighted by capacity. Nobody is better: take it; its ratio is that to our
+       own time with the model in memory and nothing cached.
     3. ratio = own / reference. Take it if ratio - 1 <= backlog weight x backlog / capacity, and ratio <= the
        most.
     4. Whatever the ratio, take it once it has waited patience x (own - reference).

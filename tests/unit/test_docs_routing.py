@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  # the page uses the signs of arithmetic
 """The worked example of docs/routing.md gives the numbers that it shows."""
 
 from __future__ import annotations
