@@ -11,6 +11,7 @@ Options after "?": `fabric=NAME`, `password_file=PATH`, `sentinel_password_file=
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,8 +89,12 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
     Raises:
         BrokerUnavailable: the URL makes no sense; the message never repeats its secrets.
     """
+    login, _, hosts = re.split(r"[/?#]", url.partition("//")[2], maxsplit=1)[0].rpartition("@")
+    if set(login) & set("[]") or hosts.count("[") != hosts.count("]"):
+        raise _bad("the part between // and / is malformed")
     try:
-        parts = urlsplit(url)
+        # Escaped, since newer Pythons refuse brackets that do not enclose the whole of the host.
+        parts = urlsplit(url.replace("[", "%5B").replace("]", "%5D"))
     except ValueError:  # its text may quote the password
         raise _bad("the part between // and / is malformed") from None
     scheme, _, kind = parts.scheme.partition("+")
@@ -106,6 +111,7 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
         except InvalidJob as error:
             raise _bad(str(error)) from None
     userinfo, _, where = parts.netloc.rpartition("@")
+    where = where.replace("%5B", "[").replace("%5D", "]")
     username, _, secret = userinfo.partition(":")
     password = unquote(secret) or _password(options.get("password_file"), environ or {})
     common: dict[str, Any] = {

@@ -1,0 +1,1 @@
+"""How policies compare on recorded traffic, in virtual time."""
