@@ -238,6 +238,16 @@ async def test_each_job_goes_where_its_model_is_warm(redis_url: str, client: Asy
     assert second.scheduler.loads == ["blue:latest"]
 
 
+async def test_what_a_job_has_loaded_is_told_though_no_advert_is_due(
+    redis_url: str, client: AsyncClient
+) -> None:
+    async with swapping() as ollama, worker(redis_url, ollama.url, advertise_seconds=60):
+        for model in ("red", "blue"):
+            await client.submit(chat="hi", model=model)
+            other = "blue" if model == "red" else "red"
+            await warm_on(client, {model: ("n1",), other: ()})
+
+
 async def warm_on(client: AsyncClient, wanted: dict[str, tuple[str, ...]]) -> None:
     """Wait until the adverts tell which node holds which model in memory."""
 

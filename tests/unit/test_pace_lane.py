@@ -141,7 +141,7 @@ async def test_what_a_load_may_have_pushed_out_counts_as_gone_until_the_server_t
     lane, clock = await lane_of(server)
     clock.now += 10
     lane.learn("n", job(1, load_seconds=0.5))
-    assert lane.loaded == {"n"}
+    assert (lane.loaded, lane.is_outdated) == (frozenset({"n"}), True)
     clock.now += 10
     lane.learn("m", job(1))
     assert lane.loaded == {"m", "n"}, "it was there all the time"
@@ -149,7 +149,7 @@ async def test_what_a_load_may_have_pushed_out_counts_as_gone_until_the_server_t
     lane.learn("m", job(1, load_seconds=0.5))
     server.in_memory = {"m", "n"}
     await lane.refresh()
-    assert lane.loaded == {"m", "n"}
+    assert (lane.loaded, lane.is_outdated) == (frozenset({"m", "n"}), False)
 
 
 async def test_a_model_that_others_loaded_unsettles_the_lane_too() -> None:

@@ -154,6 +154,8 @@ class Advertiser:
 
     def _next_at(self) -> float:
         """When the next advert is due, or the check of a backend: an advert checks them all."""
+        if any(lane.is_outdated for lane in self._lanes):
+            return -math.inf
         checks = (lane.health.check_seconds for lane in self._lanes)
         return self._advertised_at + min(self._config.advertise_seconds, *checks, math.inf)
 

@@ -41,6 +41,7 @@ class Lane:
         slots: jobs at once; 0 until the backend has told.
         models: what it serves, by canonical name; empty while it is down.
         health: whether it gets jobs.
+        is_outdated: a model was loaded since the backend was asked what it has; it should be asked again.
         unwritten: models about which something was learned since that was last written down.
     """
 
@@ -58,6 +59,7 @@ class Lane:
         self.models: dict[str, ModelInfo] = {}
         self.down_because = ""
         self.health = Health()
+        self.is_outdated = False
         self.unwritten: set[str] = set()
         self._clock = clock
         self._wall_clock = wall_clock
@@ -152,13 +154,16 @@ class Lane:
         """
         now = self._clock()
         self._became(self.health.job_worked())
-        if now - self._learned_at < _LEARN_EVERY_SECONDS:
+        took = (_duration_ms(fields, "total_duration") or actual_ms) / 1000
+        load_ms = _duration_ms(fields, "load_duration")
+        was_known = model in self.loaded
+        was_loading = self._residence.ran(model, load_ms, began=now - took, now=now)
+        self.is_outdated = self.is_outdated or was_loading
+        if was_known and not was_loading and now - self._learned_at < _LEARN_EVERY_SECONDS:
             return
         self._learned_at = now
-        took = (_duration_ms(fields, "total_duration") or actual_ms) / 1000
         pace = self.pace(model).aged(self._wall_clock())
-        load_ms = _duration_ms(fields, "load_duration")
-        if self._residence.ran(model, load_ms, began=now - took, now=now):
+        if was_loading:
             pace = pace.load_seen(load_ms)
         self._pace[model] = pace.after(
             fields,
@@ -210,6 +215,7 @@ class Lane:
 
     async def refresh(self) -> None:
         """Ask the backend again what it has; a backend that does not answer has nothing."""
+        self.is_outdated = False
         try:
             models = {canonical_model(info.name): info for info in await self.backend.models()}
             loaded = frozenset(canonical_model(name) for name in await self.backend.loaded())
