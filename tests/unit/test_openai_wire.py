@@ -270,6 +270,8 @@ def test_llama_completion_body(request_: dict[str, Any], said: dict[str, Any]) -
         {"options": {"num_keep": -2}},
         {"id_slot": 0},
         {"n": 2},
+        {"chat_parser": "{}"},
+        {"options": {"chat_parser": ""}},
     ],
 )
 def test_a_dangerous_field_is_refused(dangerous: dict[str, Any]) -> None:

@@ -312,6 +312,7 @@ def refuse_dangerous(body: Mapping[str, Any]) -> None:
        (CVE-2026-21869), and `n_keep` goes into the same sum.
     2. `id_slot` picks a slot, and with it another user's cached prompt.
     3. `n` above 1 takes several slots for one job, and all answers but one would be thrown away.
+    4. `chat_parser` makes llama-servers before b11393 write into freed memory (CVE-2026-107183).
 
     Raises:
         BackendError: status 400, not retryable.
@@ -326,6 +327,8 @@ def refuse_dangerous(body: Mapping[str, Any]) -> None:
     for name in ("n", "n_cmpl", "best_of"):  # 3
         if body.get(name) not in (None, 1):
             raise BackendError(f"{name} must be 1; send several jobs instead", status=400)
+    if body.get("chat_parser") is not None:  # 4
+        raise BackendError("chat_parser cannot be chosen here; leave it out", status=400)
 
 
 def _others(request: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
