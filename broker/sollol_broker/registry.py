@@ -21,7 +21,10 @@ class WorkerView:
     Attributes:
         seen_ms_ago: since its last advert.
         models: canonical name → what is known of the model (kinds, size_bytes, context_tokens, loaded, …).
-        backends: kind, url, slots, busy, down (why) of each LLM server.
+        backends: kind, url, version, slots, busy, down (why) and open (addresses other than loopback, on which
+            it listens) of each LLM server.
+        functions: version of its function library.
+        clock_ahead_seconds: of its machine's clock against Redis', at its last advert; None = it does not tell.
     """
 
     id: str
@@ -34,6 +37,8 @@ class WorkerView:
     labels: tuple[str, ...] = ()
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     backends: tuple[dict[str, Any], ...] = ()
+    functions: str = ""
+    clock_ahead_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +320,8 @@ def _worker(h: Mapping[str, str], now_ms: float) -> WorkerView:
         labels=tuple(json.loads(h.get("labels", "[]"))),
         models=models,
         backends=tuple({k: v for k, v in each.items() if k != "models"} for each in backends),
+        functions=h.get("functions", ""),
+        clock_ahead_seconds=round((float(h["clock"]) - float(h["seen"])) / 1000, 3) if "clock" in h else None,
     )
 
 

@@ -11,6 +11,7 @@ Options after "?": `fabric=NAME`, `password_file=PATH`, `sentinel_password_file=
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,9 +74,19 @@ class BrokerUrl:
     @property
     def is_loopback(self) -> bool:
         """Whether it is reached without leaving this machine."""
-        return self.mode == "unix" or all(
-            host in ("localhost", "::1") or host.startswith("127.") for host, _ in self.hosts
-        )
+        return self.mode == "unix" or all(is_loopback(host) for host, _ in self.hosts)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host of that name."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -46,6 +47,15 @@ async def _advertise(
         },
         node_fields={"host": f"{worker}.lan", "os": "linux", "hardware": '{"vram_total_mib": 24576}'},
     )
+
+
+async def test_a_workers_clock_and_functions(fabric: Fabric, registry: Registry) -> None:
+    await _advertise(fabric, "old", {})
+    await _advertise(fabric, "new", {}, functions="abc", clock=f"{(time.time() + 60) * 1000:.0f}")
+    new, old = await registry.workers()
+    assert (old.functions, old.clock_ahead_seconds) == ("", None)
+    assert new.functions == "abc"
+    assert new.clock_ahead_seconds == pytest.approx(60, abs=5)
 
 
 async def test_an_empty_fabric(registry: Registry) -> None:

@@ -74,6 +74,7 @@ async def test_it_is_recognised_and_tells_what_it_has(toy_llama_server: str) -> 
     assert model.context_tokens > 0
     assert await backend.loaded() == {"toy"}
     assert await backend.slots() == 2
+    assert (await backend.version()).startswith("b")
     await backend.close()
 
 

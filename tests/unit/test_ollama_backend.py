@@ -52,6 +52,11 @@ async def test_models_and_their_kinds() -> None:
     assert models["embed:latest"].kinds == {"embed"}
 
 
+async def test_its_release() -> None:
+    async with both() as (_, backend):
+        assert await backend.version() == "0.33.0"
+
+
 @pytest.mark.parametrize(
     ("family", "kinds"),
     [("bert", {"embed"}), ("nomic-bert", {"embed"}), ("llama", {"chat", "generate", "embed"})],

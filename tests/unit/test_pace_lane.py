@@ -24,6 +24,12 @@ class Server(EchoBackend):
         self.sizes = sizes_gib
         self.in_memory: set[str] = set()
         self.is_down = False
+        self.release: str | None = ""
+
+    async def version(self) -> str:
+        if self.release is None:
+            raise BackendError("answered 404", status=404)
+        return self.release
 
     async def models(self) -> list[ModelInfo]:
         if self.is_down:
@@ -226,6 +232,27 @@ async def test_a_backend_that_was_down_is_restored_by_its_second_answer() -> Non
     assert (lane.health.state, lane.free) == (HealthState.HEALTHY, 4)
     lane.close_for_now("connection reset")
     assert (lane.health.state, lane.free) == (HealthState.DEGRADED, 0)
+
+
+async def test_the_release_is_asked_again_after_a_minute_and_after_a_silence() -> None:
+    server = Server(m=1)
+    server.release = "1"
+    lane, clock = await lane_of(server)
+    server.release = "2"
+    await lane.refresh()
+    assert lane.version == "1"
+    clock.now += 61
+    await lane.refresh()
+    assert lane.version == "2"
+    server.is_down = True
+    await lane.refresh()
+    server.is_down, server.release = False, "3"
+    await lane.refresh()
+    assert lane.version == "3"
+    server.release = None
+    clock.now += 61
+    await lane.refresh()
+    assert (lane.version, lane.down_because) == ("", "")
 
 
 async def test_only_checks_that_were_due_make_a_backend_look_better() -> None:

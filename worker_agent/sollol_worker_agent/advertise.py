@@ -172,6 +172,7 @@ class Advertiser:
             "version": VERSION,
             "functions": self._broker.functions.version,
             "started": f"{self._started:.0f}",
+            "clock": f"{time.time() * 1000:.0f}",
             "state": "draining" if self._draining else self.controls.state,
             "labels": json.dumps((*self._config.labels, *self.controls.labels)),
             "slots": str(slots if self._config.slots is None else min(slots, self._config.slots)),
@@ -183,6 +184,8 @@ class Advertiser:
         return {
             "kind": lane.backend.kind,
             "url": lane.backend.url,
+            "version": lane.version,
+            "open": list(lane.open_to),
             "slots": lane.slots,
             "busy": lane.busy,
             "down": lane.down_because,

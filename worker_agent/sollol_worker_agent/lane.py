@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -12,6 +13,7 @@ from typing import Any
 from sollol_broker.broker import LaneOffer, ModelOffer
 from sollol_broker.claim_rule import Share, share_of
 from sollol_broker.errors import BackendError
+from sollol_broker.listeners import open_to
 from sollol_broker.names import canonical_model, key_part
 
 from .backends.protocol import Backend, ModelInfo
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 _MOST_REMEMBERED = 16
 # Where jobs end faster than this, a sample of them is enough to learn from.
 _LEARN_EVERY_SECONDS = 0.01
+# After it was upgraded or rebound faster than anybody noticed that it was down, the advert is wrong that long.
+_LOOK_CLOSER_SECONDS = 60.0
 
 
 class Lane:
@@ -38,6 +42,8 @@ class Lane:
         clock: monotonic seconds. wall_clock: seconds since 1970; what is learned ages by it.
 
     Attributes:
+        version: the backend's release; "" when it does not say. open_to: addresses of this machine, other than
+            loopback, on which it listens.
         slots: jobs at once; 0 until the backend has told.
         models: what it serves, by canonical name; empty while it is down.
         health: whether it gets jobs.
@@ -55,6 +61,8 @@ class Lane:
     ) -> None:
         self.backend = backend
         self.fixed_slots = fixed_slots
+        self.version = ""
+        self.open_to: tuple[str, ...] = ()
         self.slots = 0
         self.models: dict[str, ModelInfo] = {}
         self.down_because = ""
@@ -73,6 +81,7 @@ class Lane:
         self._cached: OrderedDict[str, int] = OrderedDict()
         self._residence = Residence()
         self._counted_at = -math.inf
+        self._looked_closer_at = -math.inf
         self._learned_at = -math.inf
         # Jobs that ran when the probing began: they are no probes.
         self._before_probing = 0
@@ -226,6 +235,7 @@ class Lane:
             self.models, self.down_because, self._offers = {}, str(error), None
             self._residence.told(frozenset(), self._clock())
             self._cached.clear()
+            self._looked_closer_at = -math.inf
             self._became(self.health.check_failed(counts=self._counts()))
             return
         if self.down_because:
@@ -234,8 +244,20 @@ class Lane:
             self._cached.clear()  # a prompt goes with its model
         self.models, self.slots, self.down_because, self._offers = models, slots, "", None
         self._became(self.health.check_passed(counts=self._counts()))
+        await self._look_closer()
         now = self._wall_clock()
         self._pace = {model: pace.aged(now) for model, pace in self._pace.items()}
+
+    async def _look_closer(self) -> None:
+        """What seldom changes and costs more to ask: the release, and who can reach the backend."""
+        if self._clock() - self._looked_closer_at < _LOOK_CLOSER_SECONDS:
+            return
+        self._looked_closer_at = self._clock()
+        try:
+            self.version = await self.backend.version()
+        except BackendError:
+            self.version = ""
+        self.open_to = await asyncio.to_thread(open_to, self.backend.url)
 
     def close_for_now(self, why: str) -> None:
         """Take no more jobs until a refresh says that the backend lives."""

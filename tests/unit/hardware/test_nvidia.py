@@ -43,6 +43,7 @@ def test_two_different_cards_are_read(nvml: Play) -> None:
         power_w=312.0,
         source="gpustat",
         is_estimate=False,
+        driver="570.133.07",
     )
     assert (second.index, second.name, second.memory_total_mib) == (1, "NVIDIA GeForce RTX 4060 Ti", 16380)
     assert second.utilisation_percent == 0, "an idle GPU says 0, not None"

@@ -189,3 +189,15 @@ def test_a_reading_by_default_asks_this_machine_and_raises_nothing() -> None:
     machine = HardwareReader(nvidia=NvidiaReader(query=list)).read()
     assert machine.ram_total_mib > 0
     assert machine.cpu_count >= 1
+
+
+@pytest.mark.parametrize(("nvidia_in_machine", "said"), [(True, "NVML"), (False, "")])
+def test_a_card_without_a_driver_is_told_of(
+    nvml: Play, psutil_double: Any, tmp_path: Path, nvidia_in_machine: bool, said: str
+) -> None:
+    nvml("no_library")
+    vendor = tmp_path / "class/drm/card0/device/vendor"
+    vendor.parent.mkdir(parents=True)
+    vendor.write_text("0x10de\n" if nvidia_in_machine else "0x1a03\n")
+    unread = reader(psutil_double, sysfs_root=tmp_path).read().unread
+    assert (said in unread) if said else (unread == "")

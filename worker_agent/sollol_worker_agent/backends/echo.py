@@ -74,6 +74,10 @@ class EchoBackend:
         """The slots of the URL."""
         return self._settings.slots
 
+    async def version(self) -> str:
+        """None of its own."""
+        return ""
+
     def chat(
         self, model: str, request: Mapping[str, Any], timeouts: Timeouts
     ) -> AsyncGenerator[Piece | End, None]:

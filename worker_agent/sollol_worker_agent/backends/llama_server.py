@@ -69,6 +69,10 @@ class LlamaServerBackend:
         """How many requests it works on at once (`--parallel`); more wait in the server."""
         return int((await self._props()).get("total_slots") or 0)
 
+    async def version(self) -> str:
+        """The build of llama.cpp."""
+        return str((await self._props()).get("build_info") or "")
+
     def chat(
         self, model: str, request: Mapping[str, Any], timeouts: Timeouts
     ) -> AsyncGenerator[Piece | End, None]:

@@ -52,6 +52,10 @@ class OllamaBackend:
         """Always 0: OLLAMA_NUM_PARALLEL cannot be asked for."""
         return 0
 
+    async def version(self) -> str:
+        """Ollama's release."""
+        return str((await self._door.get("/api/version")).get("version") or "")
+
     def chat(
         self, model: str, request: Mapping[str, Any], timeouts: Timeouts
     ) -> AsyncGenerator[Piece | End, None]:

@@ -55,6 +55,11 @@ class OpenAIBackend:
         """Always 0: the API has no word for it."""
         return 0
 
+    async def version(self) -> str:
+        """The release, where there is a /version to ask: vLLM and SGLang have one."""
+        answer = await self._door.get("/version")
+        return str(answer.get("version") or "") if isinstance(answer, dict) else ""
+
     def chat(
         self, model: str, request: Mapping[str, Any], timeouts: Timeouts
     ) -> AsyncGenerator[Piece | End, None]:

@@ -92,6 +92,9 @@ class Backend(Protocol):
     async def slots(self) -> int:
         """How many requests it works on at once; 0 when it does not say."""
 
+    async def version(self) -> str:
+        """The server's release as it tells it, such as "0.33.0" or "b10068-3f1b2c4"; "" when it does not say."""
+
     def chat(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> AsyncIterator[Piece | End]:
         """Answer `messages`; yields pieces, then exactly one End."""
 

@@ -50,7 +50,8 @@ def query_gpustat() -> Sequence[Answer]:
     # Imported here, for it takes 0.15 s and most nodes of a cluster may have no NVIDIA GPU.
     import gpustat  # type: ignore[import-untyped]  # gpustat ships no types
 
-    return [stat.entry for stat in gpustat.new_query() if stat.available]
+    found = gpustat.new_query()
+    return [{**stat.entry, "driver": found.driver_version} for stat in found if stat.available]
 
 
 class NvidiaReader:
@@ -93,6 +94,11 @@ class NvidiaReader:
         self._reason = ""
         return gpus
 
+    @property
+    def problem(self) -> str:
+        """Why the last reading found no driver; "" = it found one."""
+        return self._reason
+
     def _remember(self, error: Exception) -> None:
         """Keep away from the driver for a while, and say why when the reason is a new one."""
         self._retry_at = self._clock() + self._retry_seconds
@@ -121,6 +127,7 @@ def _gpu(answer: Answer, ram: Ram) -> Gpu:
         source="gpustat",
         is_estimate=is_estimate,
         shares_ram=shares_ram,
+        driver=str(answer.get("driver") or ""),
     )
 
 

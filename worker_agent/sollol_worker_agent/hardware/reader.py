@@ -72,6 +72,7 @@ class HardwareReader:
             ram_total_mib=ram.total_mib,
             ram_available_mib=ram.available_mib,
             is_estimate=host.is_estimate or any(gpu.is_estimate for gpu in gpus),
+            unread=self._nvidia.problem if not nvidia and self._sysfs.has_nvidia() else "",
         )
 
 

@@ -74,6 +74,7 @@ class Gpu:
         source: who said so: "gpustat", "sysfs" or "estimate".
         is_estimate: whether the memory figures are guessed rather than read.
         shares_ram: whether that memory is the machine's RAM, so that the two must not be added up.
+        driver: the driver's release; "" when it is not known.
     """
 
     index: int
@@ -89,6 +90,7 @@ class Gpu:
     source: str
     is_estimate: bool
     shares_ram: bool = False
+    driver: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Hardware:
         ram_total_mib: RAM, in MiB.
         ram_available_mib: RAM that a new program could get without swapping, in MiB.
         is_estimate: whether any memory figure, of a GPU or of the RAM, is guessed rather than read.
+        unread: why an NVIDIA GPU that is in the machine could not be read; "" = all were.
     """
 
     gpus: tuple[Gpu, ...]
@@ -114,6 +117,7 @@ class Hardware:
     ram_total_mib: int
     ram_available_mib: int
     is_estimate: bool
+    unread: str = ""
 
     @property
     def vram_total_mib(self) -> int:

@@ -23,6 +23,7 @@ from sollol_worker_agent.hardware.readings import (
 )
 
 _AMD = 0x1002
+_NVIDIA = 0x10DE
 _INTEL = 0x8086
 # "card0" is a GPU; "card0-DP-1" is one of its plugs and "renderD128" its second door.
 _CARD = re.compile(r"card(\d+)")
@@ -70,6 +71,10 @@ class SysfsReader:
             if gpu is not None:
                 by_address.setdefault(gpu.uuid, gpu)
         return tuple(replace(gpu, index=index) for index, gpu in enumerate(by_address.values()))
+
+    def has_nvidia(self) -> bool:
+        """Whether the kernel shows a card of NVIDIA's, which another reader has to read."""
+        return any(_number(card / "device" / "vendor") == _NVIDIA for card in self._cards())
 
     def _cards(self) -> list[Path]:
         """The cards' folders, in the kernel's order."""

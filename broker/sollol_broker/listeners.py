@@ -1,0 +1,59 @@
+"""Who listens on this machine, and whether others can reach it. Needs psutil; without it nothing is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from .url import is_loopback
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A TCP port that is open here.
+
+    Attributes:
+        address: where it listens; "0.0.0.0" or "::" is everywhere.
+        program: name of the process; "" when we may not see it.
+    """
+
+    address: str
+    port: int
+    program: str = ""
+
+
+def listeners() -> list[Listener] | None:
+    """All TCP ports that are open on this machine; None when that cannot be seen here."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    try:
+        found = {
+            (each.laddr.ip, each.laddr.port): each.pid
+            for each in psutil.net_connections("tcp")
+            if each.status == psutil.CONN_LISTEN and each.laddr
+        }
+    except (psutil.Error, OSError):  # macOS tells root only
+        return None
+    return [Listener(address, port, _program(pid)) for (address, port), pid in sorted(found.items())]
+
+
+def open_to(url: str) -> tuple[str, ...]:
+    """Addresses other than loopback on which the server at `url`, if it is one of this machine, listens."""
+    parts = urlsplit(url)
+    if not parts.hostname or not is_loopback(parts.hostname):
+        return ()
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return tuple(
+        each.address for each in listeners() or () if each.port == port and not is_loopback(each.address)
+    )
+
+
+def _program(pid: int | None) -> str:
+    import psutil
+
+    try:
+        return str(psutil.Process(pid).name()) if pid else ""
+    except psutil.Error:
+        return ""
