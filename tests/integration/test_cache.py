@@ -326,7 +326,7 @@ async def test_a_models_answers_are_dropped_everywhere(
     assert (await first.submit(**COLD)).routing.cached == ""
     assert (await first.submit(**embed)).routing.cached == "local"
     assert (await second.submit(**COLD)).routing.cached == "local", "it has not heard of it yet"
-    await second.session._attend()
+    await second.session.lookout.attend()
     assert (await second.submit(**COLD)).routing.cached == "shared"
     assert (await second.submit(**embed)).routing.cached == "local"
     assert await first.invalidate_cache_by_model("nosuchmodel") == 0
@@ -365,7 +365,7 @@ async def test_clear_drops_the_answers_of_the_app_alone(redis_url: str, ollama: 
             await client.submit(**COLD)
         await a.clear_cache()
         assert a.get_cache_stats()["size"] == 0
-        await same.session._attend()
+        await same.session.lookout.attend()
         cached = [(await client.submit(**COLD)).routing.cached for client in (a, same, b)]
     assert cached == ["", "shared", "local"]
 

@@ -133,7 +133,7 @@ async def test_pieces_that_were_lost_on_the_way_leave_no_gap(redis_url: str, oll
         # The inbox is gone for a while, as after a long pause of this process.
         await raw.delete(Keys().inbox(client.session.inbox_name))
         await let_tokens_flow(ollama, 5)
-        await client.session._attend()
+        await client.session.lookout.attend()
         await let_tokens_flow(ollama, 6)
         while len("".join(pieces)) < len("the quick brown fox jumps over"):
             pieces.append(await asyncio.wait_for(anext(reader), timeout=5))

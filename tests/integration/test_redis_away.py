@@ -23,7 +23,8 @@ FOX = "the quick brown fox jumps over the lazy dog"
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients look after silent jobs, and workers leave without Redis, sooner than by default."""
-    monkeypatch.setattr("sollol_client.session._FIRST_LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("sollol_client.receiving.FIRST_LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("sollol_client.lookout._LOOK_SECONDS", 0.25)
     monkeypatch.setattr("sollol_worker_agent.agent._ANNOUNCE_SECONDS", 0.5)
     monkeypatch.setattr("sollol_worker_agent.pull._LAST_WORD_SECONDS", 0.5)
 

@@ -1,0 +1,149 @@
+"""Keeps watch: says that the client lives, finds answers that passed it by, sends again what Redis has forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sollol_broker.broker import Broker
+from sollol_broker.errors import SollolError
+from sollol_broker.inbox import Inbox
+from sollol_broker.registry import Registry
+from sollol_broker.version import VERSION
+
+from .cache import AnswerCache
+from .following import Following
+from .receiving import Receiver
+from .sending import Sender
+from .shared_answers import read_generations
+from .sharing import Sharing
+from .tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+# The inbox outlives three missed signs of life; after that, answers wait in the jobs' own events.
+_ATTEND_SECONDS = 20.0
+_INBOX_TTL_MS = 60_000
+_APP_TTL_MS = 120_000
+_LOOK_SECONDS = 2.5
+_LONGEST_LOOK_SECONDS = 60.0
+
+
+class Lookout:
+    """The client's signs of life, and its looks at jobs without news.
+
+    Args:
+        inbox, inbox_name: ours. metadata: shown beside the app's name.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        registry: Registry,
+        receiver: Receiver,
+        sharing: Sharing,
+        sender: Sender,
+        answers: AnswerCache,
+        *,
+        inbox: Inbox,
+        inbox_name: str,
+        app: str,
+        metadata: Mapping[str, Any],
+    ) -> None:
+        self._broker = broker
+        self._registry = registry
+        self._receiver = receiver
+        self._sharing = sharing
+        self._sender = sender
+        self._answers = answers
+        self._inbox = inbox
+        self._inbox_name = inbox_name
+        self._app = app
+        self._metadata = metadata
+
+    def start(self, tasks: Tasks) -> None:
+        """Begin to keep watch."""
+        tasks.own(self._keep_attending())
+        tasks.own(self._look_after_jobs(tasks))
+
+    async def attend(self) -> None:
+        """Say that the client lives, and hear which cached answers no longer count.
+
+        Raises:
+            BrokerUnavailable
+        """
+        fields = {
+            "version": VERSION,
+            "host": platform.node(),
+            "pid": str(os.getpid()),
+            "metadata": json.dumps(dict(self._metadata), default=str),
+        }
+        is_new = await self._broker.attend(
+            self._inbox_name,
+            self._app,
+            inbox_ttl_ms=_INBOX_TTL_MS,
+            app_fields=fields,
+            app_ttl_ms=_APP_TTL_MS,
+        )
+        self._answers.note_generations(await read_generations(self._broker))
+        if is_new:
+            self._inbox.rewind()
+            for following in self._receiver.followings.all():
+                following.look_at = 0.0  # its answer may have come while there was no inbox
+
+    async def _keep_attending(self) -> None:
+        while True:
+            await asyncio.sleep(_ATTEND_SECONDS)
+            with contextlib.suppress(SollolError):
+                await self.attend()
+
+    async def _look_after_jobs(self, tasks: Tasks) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                await self._look(tasks)
+            except SollolError as error:
+                log.warning("looking after jobs: %s", error)
+
+    async def _look(self, tasks: Tasks) -> None:
+        now = time.monotonic()
+        followings = self._receiver.followings.all()
+        if any(each.deadline_at < now for each in followings):
+            # Workers end jobs at their deadline; where there is no worker, whoever waits does.
+            await self._broker.reap()
+        silent = [each for each in self._receiver.followings.all() if _is_silent(each, now)]
+        if not silent:
+            return
+        states = await self._registry.states([each.job_id for each in silent])
+        if None in states:
+            await self.attend()  # a Redis that has lost jobs has lost our inbox, too, and the workers
+            self._sender.redis_was_away()
+        for following, state in zip(silent, states, strict=True):
+            if following.follower.outcome is not None or following.sending is not None:
+                continue
+            if state is None and following.shares:
+                self._sharing.go_alone(following)
+            elif state is None and following.request is not None:
+                log.warning("job %s: Redis has lost it, sending it again", following.job_id)
+                following.follower.restart()
+                self._sender.send_slowly(following)
+            elif state is None or state.is_terminal:
+                tasks.own(self._receiver.attach(following))
+
+
+def _is_silent(following: Following, now: float) -> bool:
+    """Whether it is time for a look and no news has come since the last; sets the time of the next."""
+    if following.look_at > now or following.sending is not None:
+        return False
+    is_silent = following.seen_news == following.follower.news
+    following.seen_news = following.follower.news
+    following.look_after = min(following.look_after * 2, _LONGEST_LOOK_SECONDS)
+    following.look_at = now + following.look_after
+    return is_silent
