@@ -127,6 +127,11 @@ class Fabric:
         flat = [each.decode() for each in await self.call("HGETALL", self.keys.job(job_id))]
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
+    async def body(self, job_id: str) -> dict[str, bytes]:
+        """A job's envelope ("env") and pictures (by number)."""
+        flat = await self.call("HGETALL", self.keys.blob(job_id))
+        return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
     async def state(self, job_id: str) -> str:
         """A job's state; "" when Redis does not know it."""
         return (await self.job(job_id)).get("state", "")
@@ -193,10 +198,7 @@ async def fabric_at(url: str) -> AsyncIterator[Fabric]:
         for key in (fabric.keys.leases, fabric.keys.delayed, fabric.keys.deadlines):
             assert await fabric.members(key) == [], f"{key} still names jobs that have ended"
         for job_id in fabric.submitted:
-            assert await fabric.call("EXISTS", fabric.keys.blob(job_id)) == 0, (
-                f"the blobs of {job_id} are left"
-            )
-            if (job := await fabric.job(job_id)) and job["state"] != "dead":
-                assert "env" not in job, f"the body of {job_id} is left"
+            if await fabric.state(job_id) != "dead":
+                assert not await fabric.body(job_id), f"the body of {job_id} is left"
     finally:
         await broker.close()

@@ -18,8 +18,8 @@ from .names import key_part
 from .registry import NodeView, Registry, WorkerView
 from .words import JobState
 
-# The body may be large, and nobody here looks at it.
-_UNREAD = (b"env", b"requires")
+# It is read apart, where it is needed.
+_UNREAD = (b"requires",)
 # As long as `_heads.lua` keeps a job from a node that has failed it.
 _FAILED_PATIENCE_MS = 30_000.0
 _MOST_REQUIRES_BYTES = 64 * 1024

@@ -29,11 +29,11 @@ class Keys:
         return "{sollol:" + key_part(check_name(self.fabric, "fabric")) + "}"
 
     def job(self, job_id: str) -> str:
-        """Hash: envelope, state, fence, times, counters. Lives while the job does, then its result TTL."""
+        """Hash: state, fence, times, counters; no prompt. Lives while the job does, then its result TTL."""
         return f"{self.prefix}:job:{job_id}"
 
     def blob(self, job_id: str) -> str:
-        """Hash: the job's pictures and other large inputs by number. Deleted at the job's end."""
+        """Hash: the job's body: `env`, its envelope, and its pictures by number. Deleted at the job's end."""
         return f"{self.prefix}:blob:{job_id}"
 
     def events(self, job_id: str) -> str:

@@ -106,8 +106,8 @@ async def test_an_answer_ends_the_job(fabric: Fabric) -> None:
     assert await _inbox(fabric, "end") == [{**end, "j": "j1"}]
     job = await fabric.job("j1")
     assert job["state"] == "done"
-    assert not {"env", "requires", "member"} & set(job)
-    assert await fabric.call("EXISTS", fabric.keys.blob("j1")) == 0
+    assert not {"requires", "member"} & set(job)
+    assert await fabric.body("j1") == {}
     assert await fabric.members(fabric.keys.leases) == []
     assert await fabric.members(fabric.keys.deadlines) == []
     assert await fabric.call("LRANGE", fabric.keys.ended, 0, -1) == [b"j1"]

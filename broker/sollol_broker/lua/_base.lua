@@ -9,7 +9,7 @@
 --   hfence hnonce hworker hnode hnode_key hclaimed       of the second copy, while there is one: see _hedge.lua
 --   attempt crashes errors releases failed               counters; failed = "|node key|node key|"
 --   failed_at                                            when the last attempt failed
---   env blobs requires                                   the body; deleted at the end
+--   blobs requires                                       pictures beside the envelope; what a node must have
 --   why no:NODE past                                     for `explain`: how it was claimed; who left it and why;
 --                                                        attempts without an answer, "attempt,node,claimed,ended,how;"
 --   ended
@@ -19,6 +19,9 @@ local function held(state, fence, nonce, my_fence, my_nonce)
   if not FENCED then return state and true or false end
   return state == 'running' and fence == my_fence and nonce == my_nonce
 end
+
+-- The envelope lies with the pictures, apart from the record: who may read records need not read prompts.
+local function envelope_of(F, id) return redis.call('HGET', blob_key(F, id), 'env') end
 
 -- Tells a follower's inbox; a process that is gone has none, and none is made for it.
 local function tell(F, who, ...)
@@ -138,21 +141,23 @@ end
 local function end_job(F, id, state, data, now, used)
   local job = job_key(F, id)
   local h = redis.call('HMGET', job, 'fence', 'inbox', 'ttl', 'deadline', 'queue', 'member', 'node_key', 'claimed', 'state',
-    'blobs', 'fair', 'cache', 'hworker', 'hfence', 'hedge')
-  local is_dead, waited, fair = state == 'dead', h[9] ~= 'running', read_fair(h[11])
+    'fair', 'cache', 'hworker', 'hfence', 'hedge')
+  local is_dead, waited, fair = state == 'dead', h[9] ~= 'running', read_fair(h[10])
   redis.call('HSET', job, 'state', state, 'ended', ms(now))
-  if not is_dead then redis.call('HDEL', job, 'env', 'requires', 'member') end
-  if h[10] then
-    if is_dead then redis.call('PEXPIRE', blob_key(F, id), DEAD_TTL_MS) else redis.call('DEL', blob_key(F, id)) end
+  if is_dead then
+    redis.call('PEXPIRE', blob_key(F, id), DEAD_TTL_MS)
+  else
+    redis.call('HDEL', job, 'requires', 'member')
+    redis.call('DEL', blob_key(F, id))
   end
   if waited then
     if h[6] then redis.call('ZREM', queue_key(F, h[5]), h[6]) end
     redis.call('ZREM', F .. ':delayed', id)
   else
     redis.call('ZREM', F .. ':leases', id)
-    if h[15] == '1' then redis.call('ZREM', F .. ':hedges', id) end
-    if h[14] then
-      tell(F, h[13], 't', 'cancel', 'j', id, 'f', h[14])
+    if h[14] == '1' then redis.call('ZREM', F .. ':hedges', id) end
+    if h[13] then
+      tell(F, h[12], 't', 'cancel', 'j', id, 'f', h[13])
       forget_hedge(F, id)
     end
   end
@@ -168,7 +173,7 @@ local function end_job(F, id, state, data, now, used)
   if fair.bytes > 0 then redis.call('HINCRBY', F .. ':stats', 'bytes', -fair.bytes) end
   if fair.counted then redis.call('HINCRBY', usage_key(F, fair.app), 'n', -1) end
   settle(F, h[5], fair, waited, used)
-  settle_cache(F, id, h[5], h[12] or '', state, ttl, now)
+  settle_cache(F, id, h[5], h[11] or '', state, ttl, now)
   if not waited and h[7] then
     local tally = tally_key(F, h[7])
     redis.call('HINCRBY', tally, state, 1)

@@ -99,8 +99,8 @@ local function take_hedge(F, lane, worker, nonce, lease_ms, now)
     local id, due = rows[i], tonumber(rows[i + 1])
     if due > now then return nil, due - now end
     local key = job_key(F, id)
-    local h = redis.call('HMGET', key, 'state', 'queue', 'node_key', 'failed', 'requires', 'fair', 'seq', 'env', 'attempt',
-      'submitted', 'deadline', 'blobs', 'hfence', 'predicted', 'task', 'member')
+    local h = redis.call('HMGET', key, 'state', 'queue', 'node_key', 'failed', 'requires', 'fair', 'seq', 'task', 'attempt',
+      'submitted', 'deadline', 'blobs', 'hfence', 'predicted', 'member')
     if h[1] ~= 'running' or h[13] or (h[7] or '0') ~= '0' then
       redis.call('ZREM', F .. ':hedges', id)  -- over, hedged already, or its answer has begun
     else
@@ -117,8 +117,8 @@ local function take_hedge(F, lane, worker, nonce, lease_ms, now)
         redis.call('HINCRBYFLOAT', learned_key(F, h[2]), 'extra', ms(read_fair(h[6]).cost))
         redis.call('HINCRBY', F .. ':stats', 'hedges', 1)
         local left = h[11] == '0' and -1 or math.max(0, tonumber(h[11]) - now)
-        return {id, fence, nonce, tonumber(h[9]), ms(now - tonumber(h[10])), ms(left), tonumber(h[12] or 0), h[8], h[14] or '0', '0', 1, 0, h[15] or '',
-          string.match(h[16] or '', '|(%x*)$') or ''}
+        return {id, fence, nonce, tonumber(h[9]), ms(now - tonumber(h[10])), ms(left), tonumber(h[12] or 0),
+          envelope_of(F, id), h[14] or '0', '0', 1, 0, h[8] or '', string.match(h[15] or '', '|(%x*)$') or ''}
       end
     end
   end

@@ -13,8 +13,7 @@
 local function take(F, job, worker, nonce, lease_ms, why, now)
   local key, bid = job_key(F, job.id), job.bid
   redis.call('ZREM', queue_key(F, job.model), job.member)
-  local h = redis.call('HMGET', key, 'state', 'env', 'stream', 'inbox', 'deadline', 'attempt', 'submitted', 'blobs', 'fair', 'hedge',
-    'task')
+  local h = redis.call('HMGET', key, 'state', 'blobs', 'stream', 'inbox', 'deadline', 'attempt', 'submitted', 'task', 'fair', 'hedge')
   if h[1] ~= 'queued' then return nil end
   local left = -1
   if h[5] ~= '0' then
@@ -33,8 +32,8 @@ local function take(F, job, worker, nonce, lease_ms, why, now)
     tell(F, h[4], 't', 'start', 'j', job.id, 'f', fence, 'n', worker.node, 'w', worker.id)
   end
   if h[10] == '1' then arm_hedge(F, job.id, job.model, own, now) end
-  return {job.id, fence, nonce, attempt, ms(now - tonumber(h[7])), ms(left), tonumber(h[8] or 0), h[2], ms(own),
-    ms(bid.reference), 0, job.alone and 1 or 0, h[11] or '', job.affinity}
+  return {job.id, fence, nonce, attempt, ms(now - tonumber(h[7])), ms(left), tonumber(h[2] or 0), envelope_of(F, job.id),
+    ms(own), ms(bid.reference), 0, job.alone and 1 or 0, h[8] or '', job.affinity}
 end
 
 -- What the worker's last claim took, if this is that call again: its reply was lost on the way.
@@ -43,14 +42,14 @@ local function repeated(F, seen, nonce, now)
   if not ids then return nil end
   local rows = {}
   for id in string.gmatch(ids, '[^ ]+') do
-    local h = redis.call('HMGET', job_key(F, id), 'state', 'nonce', 'fence', 'attempt', 'submitted', 'deadline', 'blobs', 'env',
-      'predicted', 'hnonce', 'hfence', 'member', 'task')
+    local h = redis.call('HMGET', job_key(F, id), 'state', 'nonce', 'fence', 'attempt', 'submitted', 'deadline', 'blobs', 'task',
+      'predicted', 'hnonce', 'hfence', 'member')
     local hedged = h[10] == nonce
     if h[1] == 'running' and (h[2] == nonce or hedged) then
       local left = h[6] == '0' and -1 or math.max(0, tonumber(h[6]) - now)
       local alone = h[12] and string.match(h[12], '|[a-z]*q[a-z]*|%x*$') and 1 or 0
       rows[#rows + 1] = {id, hedged and h[11] or h[3], nonce, tonumber(h[4]), ms(now - tonumber(h[5])), ms(left), tonumber(h[7] or 0),
-        h[8], h[9] or '0', '0', hedged and 1 or 0, alone, h[13] or '', string.match(h[12] or '', '|(%x*)$') or ''}
+        envelope_of(F, id), h[9] or '0', '0', hedged and 1 or 0, alone, h[8] or '', string.match(h[12] or '', '|(%x*)$') or ''}
     end
   end
   return rows

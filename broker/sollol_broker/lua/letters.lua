@@ -53,8 +53,8 @@ local function letters(keys, a)
   local F, now, head_starts, replies = keys[1], now_ms(), cmsgpack.unpack(a[2]), {}
   for i = 3, #a do
     local id = a[i]
-    local h = redis.call('HMGET', job_key(F, id), 'state', 'env', 'member')
-    if not h[1] or (h[1] == 'dead' and a[1] == 'retry' and not (h[2] and h[3])) then
+    local h = redis.call('HMGET', job_key(F, id), 'state', 'member')
+    if not h[1] or (h[1] == 'dead' and a[1] == 'retry' and not (h[2] and envelope_of(F, id))) then
       forget(F, id)
       replies[#replies + 1] = 'unknown'
     elseif h[1] ~= 'dead' then

@@ -78,7 +78,8 @@ local function submit(keys, a)
   local hedge = (a[18] == '1' or (a[18] == '0' and priority >= policy.hedge_from)) and '1' or '0'
   redis.call('HSET', job, 'state', 'queued', 'model', a[2], 'queue', model, 'app', a[4], 'priority', priority,
     'stream', a[8], 'inbox', a[10], 'ttl', string.format('%.0f', tonumber(a[11])), 'rank', rank, 'member', member,
-    'submitted', ms(now), 'deadline', deadline, 'fair', fair, 'task', a[16], 'chars', a[12], 'env', a[23])
+    'submitted', ms(now), 'deadline', deadline, 'fair', fair, 'task', a[16], 'chars', a[12])
+  redis.call('HSET', blob_key(F, id), 'env', a[23])
   if a[20] ~= '' then redis.call('HSET', job, 'requires', a[20]) end
   if a[22] ~= '' then redis.call('HSET', job, 'prefer', a[22]) end
   if context > prompt then redis.call('HSET', job, 'context', context) end
