@@ -108,6 +108,10 @@ class Keys:
         """Hash: unfinished jobs and rates of an application. TTL 7 d after its last job."""
         return f"{self.prefix}:usage:{key_part(app)}"
 
+    def group(self, group: str) -> str:
+        """Hash: a group of nodes that serves one model together. TTL, renewed by the leader."""
+        return f"{self.prefix}:group:{key_part(group)}"
+
     def pace(self, node: str, model_key: str) -> str:
         """Hash: how fast a node has run a model. TTL 30 d."""
         return f"{self.prefix}:pace:{key_part(node)}:{model_key}"
@@ -187,6 +191,11 @@ class Keys:
         """Hash: how often cached answers were dropped, by model key, `app:KEY` and `shared:`. Permanent."""
         return f"{self.prefix}:caches"
 
+    @property
+    def leader(self) -> str:
+        """Hash: the leader, its term and its lease. Permanent."""
+        return f"{self.prefix}:leader"
+
 
 _PERMANENT = (
     "leases",
@@ -204,6 +213,7 @@ _PERMANENT = (
     "controls",
     "policy",
     "caches",
+    "leader",
 )
 
 
