@@ -4,122 +4,212 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
-import sys
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import redis.asyncio
+from accounts import Asked, hear_all, read_ledger
+from ledger import Ledger
+from worker_group import WorkerGroup, pick_holder, workers
+from worker_process import WorkerPlan
+
+from sollol_broker.embedded import EmbeddedBroker
 from sollol_broker.keys import Keys
-from sollol_broker.words import JobState
+from sollol_client import AsyncClient
+from waiting import wait_until
 
-_WORKER = Path(__file__).with_name("worker_process.py")
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What became of each job, read from Redis alone."""
-
-    submitted: int
-    ends: Counter[str] = field(default_factory=Counter)
-    states: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def lost(self) -> int:
-        """Jobs with no terminal entry."""
-        return self.submitted - len(self.ends)
-
-    @property
-    def doubled(self) -> int:
-        """Jobs with more than one terminal entry."""
-        return sum(1 for count in self.ends.values() if count > 1)
+_TOKENS = 6
 
 
-@dataclass(slots=True)
-class Workers:
-    """Worker processes that are started anew when a fault ends them."""
+@dataclass(frozen=True, slots=True)
+class StormPlan:
+    """What a storm is made of.
 
-    url: str
-    lease_seconds: float
-    backend: str
+    Attributes:
+        stops: SIGSTOPs of half a lease to two and a half, then SIGCONT.
+        redis_kills: kill -9 of Redis, which comes back with its log.
+        job_ms: how long a backend takes for a job.
+        pause_seconds: most time between two faults.
+        fenced: False = without the fence; such a storm has to find answers doubled.
+    """
+
+    jobs: int
+    kills: int = 0
+    stops: int = 0
+    redis_kills: int = 0
+    workers: int = 8
+    slots: int = 4
+    lease_seconds: float = 1.0
+    job_ms: int = 300
+    pause_seconds: float = 0.25
     fenced: bool = True
-    processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
-    faults: int = 0
+    seed: int = 1
+    patience_seconds: float = 120.0
 
-    async def start(self, node: str) -> None:
-        """Start the worker of a node."""
-        self.processes[node] = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(_WORKER),
-            self.url,
-            node,
-            str(self.lease_seconds),
-            self.backend,
-            "fenced" if self.fenced else "unfenced",
+    @property
+    def backend(self) -> str:
+        """An echo whose answers take `job_ms`, half of it before the first of six tokens."""
+        half = self.job_ms // 2
+        return (
+            f"echo://?slots={self.slots}&delay_ms={half}&tokens={_TOKENS}&token_ms={half // (_TOKENS - 1)}"
+            "&models=echo"
         )
 
-    async def kill(self, node: str) -> None:
-        """kill -9, and start a fresh one."""
-        self.faults += 1
-        process = self.processes[node]
-        process.kill()
-        await process.wait()
-        await self.start(node)
 
-    async def freeze(self, node: str, seconds: float) -> None:
-        """SIGSTOP for so long, then SIGCONT: it wakes up as a zombie that believes in its lease."""
-        self.faults += 1
-        process = self.processes[node]
-        process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(seconds)
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGCONT)
+@dataclass(slots=True)
+class StormReport:
+    """What became of it.
 
-    async def stop(self) -> None:
-        """End them all."""
-        for process in self.processes.values():
-            with suppress(ProcessLookupError):
-                process.kill()
-        await asyncio.gather(*(process.wait() for process in self.processes.values()))
+    Attributes:
+        reclaims: for each job whose worker was killed, seconds until another one had claimed it.
+        attempts: claims of all jobs together.
+    """
 
+    plan: StormPlan
+    ledger: Ledger
+    kills: int
+    stops: int
+    redis_kills: int
+    reclaims: list[float]
+    attempts: int
+    seconds: float
 
-@asynccontextmanager
-async def workers(url: str, count: int, **options: object) -> AsyncIterator[Workers]:
-    """`count` workers, on nodes n0, n1, …"""
-    group = Workers(url, **options)  # type: ignore[arg-type]  # a test's own words
-    try:
-        await asyncio.gather(*(group.start(f"n{number}") for number in range(count)))
-        yield group
-    finally:
-        await group.stop()
+    def reclaim(self, share: float) -> float:
+        """A quantile of the reclaims, in leases."""
+        found = sorted(self.reclaims)
+        return found[min(len(found) - 1, int(share * len(found)))] / self.plan.lease_seconds if found else 0.0
 
 
-async def lease_holders(client: Any, keys: Keys) -> list[str]:
-    """Nodes that hold a lease now."""
-    ids = await client.zrange(keys.leases, 0, -1)
-    nodes = [await client.hget(keys.job(job_id.decode()), "node") for job_id in ids]
-    return sorted({node.decode() for node in nodes if node is not None})
+def prompt(number: int) -> str:
+    """What a storm's job says: words of its own."""
+    return f"job {number} of {_TOKENS} tokens each"
 
 
-async def pick_holder(client: Any, keys: Keys, chance: random.Random) -> str:
-    """A node that holds a lease; waits until there is one."""
-    async with asyncio.timeout(20):
-        while not (holders := await lease_holders(client, keys)):  # noqa: ASYNC110  # Redis has no event for it
-            await asyncio.sleep(0.01)
-    return chance.choice(holders)
+async def storm(plan: StormPlan, log: Path | None = None) -> StormReport:
+    """Let it rage over a Redis of its own, then add up."""
+    keys, began_at = Keys(), time.monotonic()
+    with EmbeddedBroker(appendonly=True) as broker:
+        fabric = WorkerPlan(broker.url, plan.backend, lease_seconds=plan.lease_seconds, fenced=plan.fenced)
+        async with (
+            redis.asyncio.Redis.from_url(broker.url) as raw,
+            AsyncClient(broker.url, app="storm") as client,
+            workers(fabric, plan.workers, log) as group,
+        ):
+            asked = [_submit(client, number) for number in range(plan.jobs)]
+            hearing = asyncio.create_task(hear_all(asked, patience_seconds=plan.patience_seconds))
+            faults = _Faults(plan, broker, raw, keys, group)
+            await faults.rage()
+            told = await hearing
+            await _until_quiet(raw, keys, group, plan)
+            ledger = await read_ledger(raw, keys, asked, told)
+            claims = await _claims(raw, keys, [each.job.id for each in asked])
+    return StormReport(
+        plan,
+        ledger,
+        kills=faults.kills,
+        stops=faults.stops,
+        redis_kills=faults.redis_kills,
+        reclaims=faults.reclaims(claims),
+        attempts=sum(map(len, claims.values())),
+        seconds=time.monotonic() - began_at,
+    )
 
 
-async def read_ledger(client: Any, keys: Keys, ids: list[str]) -> Ledger:
-    """Count the terminal entries of each job."""
-    ledger = Ledger(len(ids))
+def _submit(client: AsyncClient, number: int) -> Asked:
+    text = prompt(number)
+    streams = number % 2 == 0
+    job = client.submit(chat=text, model="echo", stream=streams, wait_for_node=True, cache=False)
+    return Asked(job, "".join(f"{word} " for word in text.split()), streams)
+
+
+@dataclass(slots=True)
+class _Faults:
+    """Aims the faults of a plan, in random order, and notes when which job lost its worker."""
+
+    plan: StormPlan
+    broker: EmbeddedBroker
+    raw: Any
+    keys: Keys
+    group: WorkerGroup
+    kills: int = 0
+    stops: int = 0
+    redis_kills: int = 0
+    _orphaned: list[tuple[str, float]] = field(default_factory=list)
+
+    async def rage(self) -> None:
+        plan, chance = self.plan, random.Random(self.plan.seed)
+        kinds = ["kill"] * plan.kills + ["stop"] * plan.stops + ["redis"] * plan.redis_kills
+        chance.shuffle(kinds)
+        async with asyncio.TaskGroup() as freezing:
+            for kind in kinds:
+                if kind == "redis":
+                    await self._kill_redis()
+                else:
+                    # Half of the workers stay awake, or nothing would be left to aim at.
+                    await wait_until(
+                        lambda: 2 * len(self.group.frozen) < plan.workers,
+                        timeout=30,
+                        what="a worker to wake up",
+                    )
+                    node, held = await pick_holder(self.raw, self.keys, chance, but=self.group.frozen)
+                    if kind == "kill":
+                        await self._kill(node, held)
+                    else:
+                        self.stops += 1
+                        seconds = plan.lease_seconds * chance.uniform(0.5, 2.5)
+                        freezing.create_task(self.group.freeze(node, seconds))
+                await asyncio.sleep(chance.uniform(0, plan.pause_seconds))
+
+    async def _kill(self, node: str, held: Sequence[str]) -> None:
+        self.group.kill(node)
+        self.kills += 1
+        now = await _now(self.raw)
+        self._orphaned += ((job_id, now) for job_id in held)
+
+    async def _kill_redis(self) -> None:
+        self.redis_kills += 1
+        await asyncio.to_thread(self.broker.kill)
+        await asyncio.to_thread(self.broker.start)
+
+    def reclaims(self, claims: dict[str, list[tuple[float, float]]]) -> list[float]:
+        """Seconds from each kill to the next claim of the jobs that it orphaned."""
+        found = []
+        for job_id, killed_at in self._orphaned:
+            for (claimed_at, _), (next_claim, _) in pairwise(claims[job_id]):
+                if claimed_at <= killed_at < next_claim:
+                    found.append((next_claim - killed_at) / 1000)
+        return found
+
+
+async def _until_quiet(raw: Any, keys: Keys, group: WorkerGroup, plan: StormPlan) -> None:
+    """Wait until nobody holds a lease and nobody is frozen; then let zombies that just woke have their say."""
+
+    async def is_quiet() -> bool:
+        return not group.frozen and not await raw.zcard(keys.leases)
+
+    await wait_until(is_quiet, timeout=30, what="all leases to end")
+    await asyncio.sleep(plan.job_ms / 1000 + plan.lease_seconds / 2)
+
+
+async def _now(raw: Any) -> float:
+    seconds, micros = await raw.time()
+    return float(seconds) * 1000 + float(micros) / 1000
+
+
+async def _claims(raw: Any, keys: Keys, ids: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+    """When each job was claimed, first to last, with its attempt's number; Redis time in ms."""
+    pipeline = raw.pipeline(transaction=False)
     for job_id in ids:
-        for _, entry in await client.xrange(keys.events(job_id)):
-            if entry[b"t"] == b"end":
-                ledger.ends[job_id] += 1
-        state = await client.hget(keys.job(job_id), "state")
-        ledger.states[state.decode() if state else "missing"] += 1
-    assert set(ledger.states) <= {*map(str, JobState), "missing"}
-    return ledger
+        pipeline.hmget(keys.job(job_id), "past", "claimed", "attempt")
+    found = {}
+    for job_id, (past, claimed, attempt) in zip(ids, await pipeline.execute(), strict=True):
+        before = [each.split(b",") for each in (past or b"").split(b";") if each]
+        times = [(float(each[2]), float(each[0])) for each in before if each[2]]
+        if claimed:
+            times.append((float(claimed), float(attempt)))
+        found[job_id] = times
+    return found
