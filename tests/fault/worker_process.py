@@ -21,6 +21,11 @@ from sollol_worker_agent.config import WorkerConfig
 POISON = "poison"
 
 
+def unfenced_library() -> Library:
+    """The function library with its fence off."""
+    return mutant("local FENCED = true", "local FENCED = false")
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
     """How the workers of a test are made.
@@ -41,7 +46,7 @@ class WorkerPlan:
     @property
     def functions(self) -> Library:
         """The function library that the workers load."""
-        return library() if self.fenced else mutant("local FENCED = true", "local FENCED = false")
+        return library() if self.fenced else unfenced_library()
 
 
 class DeadlyEcho(EchoBackend):
