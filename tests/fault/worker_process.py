@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mutants import mutant
-from sollol_broker.library import Library, library
+from sollol_broker.library import Library, build, library, source
 from sollol_broker.url import parse
 from sollol_worker_agent.agent import Agent
 from sollol_worker_agent.backends import EchoBackend, End, Piece, Timeouts, connect
@@ -22,8 +21,10 @@ POISON = "poison"
 
 
 def unfenced_library() -> Library:
-    """The function library with its fence off."""
-    return mutant("local FENCED = true", "local FENCED = false")
+    """The function library with its fence off: the mutant that a fault test must catch."""
+    mutant = source().replace("local FENCED = true", "local FENCED = false")
+    assert mutant != source()
+    return build(mutant)
 
 
 @dataclass(frozen=True, slots=True)
