@@ -18,6 +18,8 @@ Scalar = str | int | float | bool
 # GGUF's value types by number: struct formats; strings (8) and arrays (9) are spelled out below.
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+# Longer lists of numbers are a vocabulary's; those that describe the network have one entry per layer.
+_MOST_LISTED = 4096
 # No honest header comes near these; a damaged one must not keep us busy.
 _MOST_ENTRIES = 1_000_000
 _MOST_STRINGS = 10_000_000
@@ -25,7 +27,7 @@ _MOST_DIMENSIONS = 8
 
 _POOLING_NONE, _POOLING_RANK = 0, 4
 # Encoders: llama.cpp cannot generate with them.
-_EMBEDDING_ARCHITECTURES = frozenset(
+_ENCODERS = frozenset(
     {
         "bert",
         "eurobert",
@@ -47,6 +49,14 @@ class BadGguf(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class GgufTensor:
+    """One tensor: how many numbers it holds, and llama.cpp's number of their type."""
+
+    elements: int
+    kind: int
+
+
+@dataclass(frozen=True, slots=True)
 class GgufHeader:
     """The header of a GGUF file.
 
@@ -57,10 +67,11 @@ class GgufHeader:
         embedding_length: the width of its vectors; 0 when the file does not say.
         pooling: how token vectors become one: 0 none, 1 mean, 2 first token, 3 last, 4 rank; None =
             the file does not say.
-        parameters: how many weights it has.
+        tensors: by name.
         size_bytes: the size of the file.
         has_chat_template: whether it was made to chat.
         metadata: every scalar entry of the header by its GGUF name, for what is not above.
+        lists: every short list of numbers, likewise.
     """
 
     architecture: str
@@ -68,16 +79,27 @@ class GgufHeader:
     context_tokens: int
     embedding_length: int
     pooling: int | None
-    parameters: int
+    tensors: Mapping[str, GgufTensor] = field(repr=False)
     size_bytes: int
     has_chat_template: bool
     metadata: Mapping[str, Scalar] = field(repr=False)
+    lists: Mapping[str, tuple[float, ...]] = field(repr=False)
+
+    @property
+    def parameters(self) -> int:
+        """How many weights it has."""
+        return sum(tensor.elements for tensor in self.tensors.values())
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it reads all tokens at once, and so keeps no cache and cannot generate."""
+        return self.architecture in _ENCODERS
 
     @property
     def is_embedding(self) -> bool:
         """Whether it makes vectors instead of text."""
         if self.pooling is None:
-            return self.architecture in _EMBEDDING_ARCHITECTURES
+            return self.is_encoder
         return self.pooling not in (_POOLING_NONE, _POOLING_RANK)
 
 
@@ -114,8 +136,14 @@ def _read(data: mmap.mmap) -> GgufHeader:
     tensors, entries = cursor.number("Q"), cursor.number("Q")
     if max(tensors, entries) > _MOST_ENTRIES:
         raise BadGguf("is damaged: its header counts more entries than any model has")
-    metadata = {name: value for name, value in cursor.metadata(entries) if value is not None}
-    parameters = sum(cursor.tensor_elements() for _ in range(tensors))
+    metadata: dict[str, Scalar] = {}
+    lists: dict[str, tuple[float, ...]] = {}
+    for name, value in cursor.metadata(entries):
+        if isinstance(value, tuple):
+            lists[name] = value
+        elif value is not None:
+            metadata[name] = value
+    found = dict(cursor.tensor() for _ in range(tensors))
     architecture = str(metadata.get("general.architecture", ""))
 
     def number(key: str) -> int | None:
@@ -128,10 +156,11 @@ def _read(data: mmap.mmap) -> GgufHeader:
         context_tokens=number("context_length") or 0,
         embedding_length=number("embedding_length") or 0,
         pooling=number("pooling_type"),
-        parameters=parameters,
+        tensors=found,
         size_bytes=len(data),
         has_chat_template="tokenizer.chat_template" in metadata,
         metadata=metadata,
+        lists=lists,
     )
 
 
@@ -151,36 +180,39 @@ class _Cursor:
         self._skip(length)
         return self._data[start : start + length].decode(errors="replace")
 
-    def metadata(self, entries: int) -> Iterator[tuple[str, Scalar | None]]:
-        """All entries in order; the value of an array is None."""
+    def metadata(self, entries: int) -> Iterator[tuple[str, Scalar | tuple[float, ...] | None]]:
+        """All entries in order; the value of a list of strings, or of a long one, is None."""
         for _ in range(entries):
             name = self.string()
             yield name, self._value(self.number("I"))
 
-    def tensor_elements(self) -> int:
-        """How many numbers the next tensor holds."""
-        self.string()
+    def tensor(self) -> tuple[str, GgufTensor]:
+        """The next tensor, with its name."""
+        name = self.string()
         dimensions = self.number("I")
         if dimensions > _MOST_DIMENSIONS:
             raise BadGguf(f"is damaged: a tensor with {dimensions} dimensions")
-        elements = math.prod(self.number("Q") for _ in range(dimensions))
-        self._skip(12)  # type and offset
-        return elements
+        elements, kind = math.prod(self.number("Q") for _ in range(dimensions)), self.number("I")
+        self._skip(8)  # its place in the file
+        return name, GgufTensor(elements, kind)
 
-    def _value(self, kind: int) -> Scalar | None:
+    def _value(self, kind: int) -> Scalar | tuple[float, ...] | None:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
-            self._skip_array()
-            return None
+            return self._list()
         return self._scalar(_format(kind))
 
-    def _skip_array(self) -> None:
+    def _list(self) -> tuple[float, ...] | None:
         kind, count = self.number("I"), self.number("Q")
         if kind == _STRING:
             self._skip_strings(count)
-        else:
-            self._skip(count * struct.calcsize("<" + _format(kind)))
+            return None
+        form = _format(kind)
+        if count <= _MOST_LISTED:
+            return tuple(self._scalar(form) for _ in range(count))
+        self._skip(count * struct.calcsize("<" + form))
+        return None
 
     def _skip_strings(self, count: int) -> None:
         # The one hot loop: a vocabulary holds up to 260,000 strings.
