@@ -24,6 +24,7 @@ from .errors import (
     QueueFull,
     QuotaExceeded,
     SollolError,
+    StreamGap,
 )
 from .inbox import Inbox
 from .keys import Keys
@@ -78,6 +79,7 @@ __all__ = [
     "Requires",
     "Routing",
     "SollolError",
+    "StreamGap",
     "Submission",
     "Tls",
     "Trace",

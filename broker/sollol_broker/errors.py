@@ -5,6 +5,7 @@
     ├── BrokerUnavailable        Redis cannot be reached, or cannot be used
     │   └── BrokerOutdated       Redis answers, but is older than 7.0
     ├── ClientClosed             the client was closed while it waited; the job itself goes on
+    ├── StreamGap                text was trimmed before it was read: `result()` has the answer whole
     ├── QueueFull                no room for the job now: try after `retry_after` seconds
     ├── QuotaExceeded            the application used up its share: try after `retry_after` seconds
     └── JobFailed                the job was accepted and ended without an answer
@@ -65,6 +66,14 @@ class BrokerOutdated(BrokerUnavailable):
 
 class ClientClosed(SollolError):
     """The client was closed while it waited; the job itself goes on: `attach(job_id)` finds it."""
+
+
+class StreamGap(SollolError):
+    """What follows the last piece that was read is no longer in Redis: a stream cannot go on without a gap.
+
+    The job itself is not touched: its `result()` has the answer whole, and `attach(job_id)` without `after` reads
+    from the beginning what there is.
+    """
 
 
 class QueueFull(SollolError):

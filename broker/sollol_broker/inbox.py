@@ -25,6 +25,9 @@ _TRIM_BYTES = 1024 * 1024
 class Inbox:
     """Reads `inbox:WHO` and hands on each entry, in order, until stopped.
 
+    After a reconnect it begins anew: the server may be a promoted replica with a clock behind, or have lost its last
+    moments, and entries would hide below the last one read. So an entry may come twice.
+
     Args:
         on_entry: called in the event loop with the entry's fields; must not block, nor raise.
     """
@@ -36,6 +39,7 @@ class Inbox:
         self._last: bytes = b"0"
         self._read_entries = 0
         self._read_bytes = 0
+        self._connections = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -70,6 +74,10 @@ class Inbox:
     async def _turn(self, link: Link) -> None:
         last = self._last
         reply = await link.call("XREAD", "COUNT", _COUNT, "BLOCK", _BLOCK_MS, "STREAMS", self._key, last)
+        if link.connections != self._connections:
+            if self._connections:
+                self.rewind()
+            self._connections = link.connections
         if not reply:
             return
         entries = reply[0][1]

@@ -70,6 +70,9 @@ class Link:
         slot_key: a key of the fabric; a Cluster is asked for its primary.
         name: shown by CLIENT LIST.
         on_missing_function: called when the server lacks our functions; loads them.
+
+    Attributes:
+        connections: how often it has connected: after another one, the server may be another, or an older copy.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Link:
         self._slot_key = slot_key
         self._name = name
         self._on_missing_function = on_missing_function
+        self.connections = 0
         self._wire: Wire | None = None
         self._connecting = asyncio.Lock()
 
@@ -126,6 +130,7 @@ class Link:
                     "address right? `sollol up` starts one here; SOLLOL_REDIS_URL or --redis names another"
                 ) from None
             self._wire = wire
+            self.connections += 1
             return wire
 
     async def call(self, *command: object, patience_seconds: float | None = None) -> Reply:

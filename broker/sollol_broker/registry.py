@@ -212,6 +212,13 @@ class Registry:
         replies = await self._each("HGET", [self._broker.keys.job(each) for each in ids], "state")
         return [None if reply is None else JobState(reply.decode()) for reply in replies]
 
+    async def standings(self, ids: list[str]) -> list[tuple[JobState, int] | None]:
+        """The state of each job and the highest fence that it gave out; None for one that Redis does not know."""
+        replies = await self._each("HMGET", [self._broker.keys.job(each) for each in ids], "state", "top")
+        return [
+            None if state is None else (JobState(state.decode()), int(top or 0)) for state, top in replies
+        ]
+
     async def position(self, job_id: str) -> int | None:
         """How many jobs wait before this one for the same model; None when it does not wait."""
         keys = self._broker.keys

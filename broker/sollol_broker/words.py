@@ -50,7 +50,10 @@ class JobKind(StrEnum):
 
 
 class Entry(StrEnum):
-    """What an entry of an events stream or an inbox says (its field `t`)."""
+    """What an entry of an events stream or an inbox says (its field `t`).
+
+    In an inbox the entries of a job also say whose they are (`j`), and their id in that job's events (`e`).
+    """
 
     START = "start"  # a worker began: f = fence, n = node, w = worker
     PIECE = "piece"  # new text: f = fence, s = sequence number, d = data

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         QueueFull,
         QuotaExceeded,
         SollolError,
+        StreamGap,
     )
     from sollol_broker.version import VERSION as __version__
     from sollol_broker.words import JobState, Priority
@@ -54,6 +55,7 @@ __all__ = [
     "QueueFull",
     "QuotaExceeded",
     "SollolError",
+    "StreamGap",
     "__version__",
 ]
 

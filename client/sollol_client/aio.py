@@ -15,6 +15,7 @@ from sollol_broker.url import DEFAULT_URL, parse
 
 from .cache import AnswerCache
 from .cache_key import CacheSettings
+from .follow import check_entry_id
 from .jobs import AsyncJob
 from .operate import AsyncOperating
 from .request import Request
@@ -86,10 +87,22 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
         """Leave. Jobs go on; whoever still waits here gets ClientClosed."""
         await self.session.close()
 
-    def attach(self, job_id: str) -> AsyncJob:
-        """Follow a job that another process submitted, or this one before a crash, from its beginning."""
-        watcher = AsyncJob(job_id, self.session.cancel)
-        self.session.attach(job_id, watcher)
+    def attach(self, job_id: str, *, after: str | None = None) -> AsyncJob:
+        """Follow a job that another process submitted, or this one before a crash.
+
+        Args:
+            after: the `entry_id` of the last piece that was read: the stream goes on behind it. None = from the
+                beginning.
+
+        Raises:
+            InvalidJob: `after` is no entry id.
+
+        The job itself raises JobLost where its result has expired, and its stream StreamGap where what follows
+        `after` is no longer there.
+        """
+        check_entry_id(after)
+        watcher = AsyncJob(job_id, self.session.cancel, resumed=bool(after))
+        self.session.attach(job_id, watcher, after)
         return watcher
 
     async def cancel(self, job_id: str) -> bool:

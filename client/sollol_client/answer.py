@@ -52,21 +52,25 @@ class Delta(str):
     Attributes:
         thinking: new text of the model's thinking.
         tool_calls, logprobs: as Ollama gives them.
+        entry_id: its place in the stream: `attach(job_id, after=entry_id)` goes on behind it, in any process.
     """
 
-    __slots__ = ("logprobs", "thinking", "tool_calls")
+    __slots__ = ("entry_id", "logprobs", "thinking", "tool_calls")
+
+    entry_id: str
 
     thinking: str
     tool_calls: list[dict[str, Any]]
     logprobs: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, piece: Mapping[str, Any]) -> Delta:
+    def of(cls, piece: Mapping[str, Any], entry_id: str = "") -> Delta:
         """From the data of a piece entry."""
         delta = cls(piece.get("text", ""))
         delta.thinking = piece.get("thinking", "")
         delta.tool_calls = piece.get("tool_calls", [])
         delta.logprobs = piece.get("logprobs", [])
+        delta.entry_id = entry_id
         return delta
 
 

@@ -20,6 +20,7 @@ from sollol_broker.words import JobState
 
 from .cache import AnswerCache
 from .cache_key import CacheSettings
+from .follow import check_entry_id
 from .jobs import Job
 from .operate import Operating
 from .portal import Portal
@@ -97,11 +98,23 @@ class Client(Submitter[Job], Operating):
             portal.run(self._session.close())
             portal.close()
 
-    def attach(self, job_id: str) -> Job:
-        """Follow a job that another process submitted, or this one before a crash, from its beginning."""
+    def attach(self, job_id: str, *, after: str | None = None) -> Job:
+        """Follow a job that another process submitted, or this one before a crash.
+
+        Args:
+            after: the `entry_id` of the last piece that was read: the stream goes on behind it. None = from the
+                beginning.
+
+        Raises:
+            InvalidJob: `after` is no entry id.
+
+        The job itself raises JobLost where its result has expired, and its stream StreamGap where what follows
+        `after` is no longer there.
+        """
+        check_entry_id(after)
         portal = self._connected()
-        job = Job(job_id, self)
-        portal.soon(lambda: self._session.attach(job_id, job))
+        job = Job(job_id, self, resumed=bool(after))
+        portal.soon(lambda: self._session.attach(job_id, job, after))
         return job
 
     def cancel(self, job_id: str) -> bool:

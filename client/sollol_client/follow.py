@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sollol_broker.codec import unpack
 from sollol_broker.envelope import MAX_ANSWER_BYTES
-from sollol_broker.errors import BackendError, SollolError
+from sollol_broker.errors import BackendError, InvalidJob, SollolError, StreamGap
 from sollol_broker.outcome import read_outcome
 from sollol_broker.words import Entry, JobState
 
 from .answer import Answer, Delta, make_answer
+
+# Of an entry in a stream: milliseconds, and a counter within them.
+EntryOrder = tuple[int, int]
+
+
+def entry_order(entry_id: bytes | str) -> EntryOrder:
+    """Where an entry stands in its stream."""
+    at, _, number = (entry_id.decode() if isinstance(entry_id, bytes) else entry_id).partition("-")
+    return int(at), int(number)
+
+
+def check_entry_id(entry_id: str | None) -> None:
+    """Check what a caller gives as the id of an entry.
+
+    Raises:
+        InvalidJob: it is none.
+    """
+    if entry_id and not re.fullmatch(r"[0-9]{1,20}-[0-9]{1,20}", entry_id, re.ASCII):
+        raise InvalidJob(
+            "after is no entry id: give the entry_id of a piece, such as 1700000000000-0", field="after"
+        )
 
 
 @dataclass(slots=True)
@@ -24,12 +46,19 @@ class Follower:
     answer whole. Pieces are numbered without gaps: after one that passed us by, none is shown until it has
     come from the job's own events, or the answer has brought the rest of the text.
 
+    Fences only grow, unless Redis has lost its last moments: then attempts of lower or equal number begin behind
+    what was seen, and count.
+
     Attributes:
+        after: what another reader has shown ends with this entry: it is taken in, and not shown again.
         state: the last state seen.
         outcome: the answer or the error, once the job has ended.
         broken: the error that a stream's reader gets instead of the rest.
+        fence: of the present attempt.
+        entry_id: of the entry taken last; "" = none, or its writer did not say.
         news: counts entries taken in, for whoever wants to know that it goes on.
         lacks_pieces: some have passed us by; nothing is shown until they have come.
+        is_resuming: `after` has not come yet.
     """
 
     job_id: str
@@ -37,36 +66,48 @@ class Follower:
     outcome: Answer | SollolError | None = None
     broken: SollolError | None = None
     node: str = ""
+    after: EntryOrder | None = None
+    fence: int = 0
+    entry_id: str = ""
     news: int = 0
     lacks_pieces: bool = False
-    _fence: int = 0
+    is_resuming: bool = field(init=False)
+    _newest: EntryOrder = (0, 0)
+    _began: EntryOrder = (0, 0)
     _seq: int = 0
     _shown: list[str] = field(default_factory=list)
     _to_repeat: str = ""
+
+    def __post_init__(self) -> None:
+        self.is_resuming = self.after is not None
 
     def take(self, entry: Mapping[bytes, bytes]) -> Delta | None:
         """Take an entry in; gives the piece to show, if it holds one."""
         if self.outcome is not None:
             return None
-        self.news += 1
-        kind, fence = entry[b"t"].decode(), int(entry[b"f"])
+        kind, fence, at = entry[b"t"].decode(), int(entry[b"f"]), (0, 0)
+        is_start, is_new = kind == Entry.START, False
+        if b"e" in entry:
+            at = entry_order(entry[b"e"])
+            is_new = at > self._newest
+            self._newest, self.entry_id = max(at, self._newest), entry[b"e"].decode()
+            if self.is_resuming and self.after is not None and at > self.after:
+                self._break_off()
         if kind == Entry.END:
-            return self._end(JobState(entry[b"x"].decode()), entry[b"d"], fence)
-        if fence < self._fence:
-            return None
-        if fence > self._fence:
-            self._begin(fence)
-        if kind == Entry.START:
-            self.node = entry[b"n"].decode()
-            return None
-        seq = int(entry[b"s"])
-        if seq <= self._seq or self.broken is not None:
-            return None
-        self.lacks_pieces = seq > self._seq + 1
-        if self.lacks_pieces:
-            return None
-        self._seq = seq
-        return self._piece(unpack(entry[b"d"], max_bytes=MAX_ANSWER_BYTES))
+            piece = self._end(JobState(entry[b"x"].decode()), entry[b"d"], fence, at)
+        else:
+            if fence < self.fence and not is_new:
+                return None
+            self.news += 1
+            if fence != self.fence or (is_start and at > self._began):
+                self._begin(fence, at)
+            if is_start:
+                self.node = entry[b"n"].decode()
+            piece = None if is_start else self._take_piece(int(entry[b"s"]), entry[b"d"])
+        is_known = self.after is not None and at <= self.after
+        if self.after is not None and at == self.after:
+            self.is_resuming = False
+        return None if is_known else piece
 
     def end(self, outcome: SollolError) -> None:
         """End it from our side: it was refused, or lost, or we leave."""
@@ -82,31 +123,45 @@ class Follower:
         """
         self.job_id = job_id or self.job_id
         self.state, self.outcome = JobState.QUEUED, None
-        self._fence = 0
+        self.fence, self._newest, self._began = 0, (0, 0), (0, 0)
 
-    def _begin(self, fence: int) -> None:
+    def _begin(self, fence: int, at: EntryOrder) -> None:
         self.state = JobState.RUNNING
-        self._fence, self._seq, self.lacks_pieces = fence, 0, False
+        self.fence, self._began = fence, at
+        self._seq, self.lacks_pieces = 0, False
         self._to_repeat = "".join(self._shown)
 
+    def _take_piece(self, seq: int, data: bytes) -> Delta | None:
+        if seq <= self._seq or self.broken is not None:
+            return None
+        self.lacks_pieces = seq > self._seq + 1
+        if self.lacks_pieces:
+            if self.is_resuming:  # its first entries are gone, and with them what was shown
+                self._break_off()
+            return None
+        self._seq = seq
+        return self._piece(unpack(data, max_bytes=MAX_ANSWER_BYTES))
+
     def _piece(self, data: Mapping[str, Any]) -> Delta | None:
-        delta = Delta.of(data)
+        delta = Delta.of(data, self.entry_id)
         if self._to_repeat:
             known = min(len(delta), len(self._to_repeat))
             if delta[:known] != self._to_repeat[:known]:
                 self._break()
                 return None
             self._to_repeat = self._to_repeat[known:]
-            delta = Delta.of({**data, "text": delta[known:]})
+            delta = Delta.of({**data, "text": delta[known:]}, self.entry_id)
             if not delta and not delta.tool_calls:
                 return None
         if delta:
             self._shown.append(str(delta))
         return delta
 
-    def _end(self, state: JobState, data: bytes, fence: int) -> Delta | None:
+    def _end(self, state: JobState, data: bytes, fence: int, at: EntryOrder) -> Delta | None:
         self.state = state
         outcome = read_outcome(self.job_id, state, data, attempts=fence)
+        if self.is_resuming and at != self.after:
+            self._break_off()
         if isinstance(outcome, SollolError):
             self.outcome = outcome
             return None
@@ -116,12 +171,12 @@ class Follower:
     def _rest(self, text: str) -> Delta | None:
         """What the answer says beyond the pieces that were shown, if some were."""
         shown = "".join(self._shown)
-        if not shown or shown == text or self.broken is not None:
+        if shown == text or self.broken is not None or not (shown or self.after):
             return None
         if not text.startswith(shown):
             self._break()
             return None
-        return Delta.of({"text": text[len(shown) :]})
+        return Delta.of({"text": text[len(shown) :]}, self.entry_id)
 
     def _break(self) -> None:
         self.broken = BackendError(
@@ -129,3 +184,11 @@ class Follower:
             "result() has the new answer whole",
             partial="".join(self._shown),
         )
+
+    def _break_off(self) -> None:
+        self.is_resuming = self.lacks_pieces = False
+        if self.broken is None:
+            self.broken = StreamGap(
+                f"job {self.job_id}: what follows the entry to resume from is no longer in Redis; result() has the "
+                "answer whole, attach() without `after` reads from the beginning"
+            )

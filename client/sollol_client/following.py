@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from sollol_broker.errors import SollolError
+
 from .answer import Delta
 from .follow import Follower
 from .request import Request
@@ -21,6 +23,9 @@ class Watcher:
     def on_piece(self, piece: Delta) -> None:
         """New text has come."""
 
+    def on_break(self, error: SollolError) -> None:
+        """The stream cannot go on, though the job does."""
+
     def on_end(self, follower: Follower) -> None:
         """The job has ended; called once."""
 
@@ -32,6 +37,7 @@ class Following:
     Attributes:
         sending: the submission while it is on its way.
         catching_up: its own events are read, for pieces that the inbox did not get.
+        is_broken: who waits knows that the stream is broken.
         shares: it waits for the answer to an equal request, whose job is not ours.
         timer: ends it at its own deadline while it shares.
     """
@@ -41,6 +47,7 @@ class Following:
     request: Request | None = None
     sending: asyncio.Future[Any] | None = None
     catching_up: bool = False
+    is_broken: bool = False
     shares: bool = False
     timer: asyncio.TimerHandle | None = None
     seen_news: int = 0

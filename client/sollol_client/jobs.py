@@ -38,12 +38,13 @@ class Job(concurrent.futures.Future[Answer], Watcher):
     run in the client's own thread: keep them short, and never wait for another job in one.
     """
 
-    def __init__(self, job_id: str, client: _Face) -> None:
+    def __init__(self, job_id: str, client: _Face, *, resumed: bool = False) -> None:
         super().__init__()
         self.id = self._sent_id = job_id
         self._client = client
         self._pieces: queue.SimpleQueue[Delta | None] = queue.SimpleQueue()
-        self._streamed = False
+        self._streamed = resumed
+        self._broken: SollolError | None = None
         self._follower: Follower | None = None
 
     def result(self, timeout: float | None = None) -> Answer:
@@ -92,16 +93,16 @@ class Job(concurrent.futures.Future[Answer], Watcher):
 
         Raises:
             JobFailed: the job ended without an answer, or could not be continued.
+            StreamGap: pieces were trimmed before they could be read, and the answer cannot bring them.
         """
         while (piece := self._pieces.get()) is not None:
             yield piece
         self._pieces.put(None)  # for a second reader
-        broken = self._follower.broken if self._follower is not None else None
-        if broken is not None:
-            raise broken
+        if self._broken is not None:
+            raise self._broken
         answer = self.result()
         if not self._streamed and answer.text:
-            yield Delta.of({"text": answer.text})
+            yield Delta.of({"text": answer.text}, self._follower.entry_id if self._follower else "")
 
     def on_id(self, job_id: str) -> None:
         """See Watcher."""
@@ -111,6 +112,11 @@ class Job(concurrent.futures.Future[Answer], Watcher):
         """See Watcher."""
         self._streamed = True
         self._pieces.put(piece)
+
+    def on_break(self, error: SollolError) -> None:
+        """See Watcher."""
+        self._broken = error
+        self._pieces.put(None)
 
     def on_end(self, follower: Follower) -> None:
         """See Watcher."""
@@ -136,12 +142,13 @@ class AsyncJob(Watcher):
     is cancelled while it waits does not cancel the job: `job.cancel()` does.
     """
 
-    def __init__(self, job_id: str, cancel: Callable[[str], Any]) -> None:
+    def __init__(self, job_id: str, cancel: Callable[[str], Any], *, resumed: bool = False) -> None:
         self.id = self._sent_id = job_id
         self._cancel = cancel
         self._done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._pieces: asyncio.Queue[Delta | None] = asyncio.Queue()
-        self._streamed = False
+        self._streamed = resumed
+        self._broken: SollolError | None = None
         self._follower: Follower | None = None
 
     def __await__(self) -> Generator[Any, None, Answer]:
@@ -181,12 +188,11 @@ class AsyncJob(Watcher):
         while (piece := await self._pieces.get()) is not None:
             yield piece
         self._pieces.put_nowait(None)
-        broken = self._follower.broken if self._follower is not None else None
-        if broken is not None:
-            raise broken
+        if self._broken is not None:
+            raise self._broken
         answer = await self
         if not self._streamed and answer.text:
-            yield Delta.of({"text": answer.text})
+            yield Delta.of({"text": answer.text}, self._follower.entry_id if self._follower else "")
 
     def on_id(self, job_id: str) -> None:
         """See Watcher."""
@@ -196,6 +202,11 @@ class AsyncJob(Watcher):
         """See Watcher."""
         self._streamed = True
         self._pieces.put_nowait(piece)
+
+    def on_break(self, error: SollolError) -> None:
+        """See Watcher."""
+        self._broken = error
+        self._pieces.put_nowait(None)
 
     def on_end(self, follower: Follower) -> None:
         """See Watcher."""

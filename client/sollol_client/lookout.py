@@ -67,6 +67,7 @@ class Lookout:
         self._inbox_name = inbox_name
         self._app = app
         self._metadata = metadata
+        self._connections = 1
 
     def start(self, tasks: Tasks) -> None:
         """Begin to keep watch."""
@@ -118,24 +119,34 @@ class Lookout:
         if any(each.deadline_at < now for each in followings):
             # Workers end jobs at their deadline; where there is no worker, whoever waits does.
             await self._broker.reap()
-        silent = [each for each in self._receiver.followings.all() if _is_silent(each, now)]
+        followings = self._receiver.followings.all()
+        if self._broker.link.connections != self._connections:
+            # Another server, or the same with an older copy: what it knows of our jobs decides, for all of them.
+            self._connections = self._broker.link.connections
+            silent = [each for each in followings if each.sending is None]
+        else:
+            silent = [each for each in followings if _is_silent(each, now)]
         if not silent:
             return
-        states = await self._registry.states([each.job_id for each in silent])
-        if None in states:
+        standings = await self._registry.standings([each.job_id for each in silent])
+        if None in standings:
             await self.attend()  # a Redis that has lost jobs has lost our inbox, too, and the workers
             self._sender.redis_was_away()
-        for following, state in zip(silent, states, strict=True):
+        for following, standing in zip(silent, standings, strict=True):
             if following.follower.outcome is not None or following.sending is not None:
                 continue
-            if state is None and following.shares:
+            if standing is None and following.shares:
                 self._sharing.go_alone(following)
-            elif state is None and following.request is not None:
+            elif standing is None and following.request is not None:
                 log.warning("job %s: Redis has lost it, sending it again", following.job_id)
                 following.follower.restart()
                 self._sender.send_slowly(following)
-            elif state is None or state.is_terminal:
+            elif standing is None or standing[0].is_terminal:
                 tasks.own(self._receiver.attach(following))
+            elif standing[1] < following.follower.fence:
+                log.warning("job %s: Redis has lost its last attempt, following it anew", following.job_id)
+                following.follower.restart()
+                self._receiver.streams.follow(following.job_id)
 
 
 def _is_silent(following: Following, now: float) -> bool:

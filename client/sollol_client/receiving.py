@@ -73,7 +73,8 @@ class Receiver:
             return
         if state is None:
             self.end(
-                following, JobLost(f"job {job_id} is not known here: its result expired, or the id is wrong")
+                following,
+                JobLost(f"job {job_id} is not known here: its result has expired, or the id is wrong"),
             )
             return
         if following.follower.outcome is None:
@@ -82,8 +83,11 @@ class Receiver:
     def on_inbox_entry(self, entry: EntryFields) -> None:
         """Take what came into our inbox."""
         job_id = entry.get(b"j")
-        if job_id is not None:
-            self.on_job_entry(job_id.decode(), entry)
+        for following in self.followings.of(job_id.decode()) if job_id is not None else ():
+            if (
+                not following.follower.is_resuming
+            ):  # it must meet the job's entries in order, from the first one
+                self.take(following, entry)
 
     def on_job_entry(self, job_id: str, entry: EntryFields) -> None:
         """Take an entry of a job."""
@@ -99,6 +103,9 @@ class Receiver:
             return
         if piece is not None:
             following.watcher.on_piece(piece)
+        if following.follower.broken is not None and not following.is_broken:
+            following.is_broken = True
+            following.watcher.on_break(following.follower.broken)
         if following.follower.lacks_pieces and not following.catching_up:
             self.streams.follow(following.job_id)
         following.catching_up = following.follower.lacks_pieces
@@ -114,8 +121,9 @@ class Receiver:
 
     def end(self, following: Following, error: SollolError) -> None:
         """End it from our side, unless it has ended."""
-        following.follower.end(error)
-        self.ended(following)
+        if following.follower.outcome is None:
+            following.follower.end(error)
+            self.ended(following)
 
     def end_as(self, following: Following, state: JobState) -> None:
         """End it here as if Redis had said so."""

@@ -24,7 +24,7 @@ from sollol_broker.words import JobState
 
 from .cache import AnswerCache
 from .cache_key import CacheSettings
-from .follow import Follower
+from .follow import Follower, entry_order
 from .following import Following, Watcher
 from .lookout import Lookout
 from .receiving import Receiver
@@ -167,9 +167,9 @@ class Session:
             else:
                 self._sender.send(following)
 
-    def attach(self, job_id: str, watcher: Watcher) -> None:
-        """Follow a job that this session did not submit; its end reaches the watcher."""
-        following = Following(Follower(job_id), watcher)
+    def attach(self, job_id: str, watcher: Watcher, after: str | None = None) -> None:
+        """Follow a job that this session did not submit; its end reaches the watcher, and what comes behind `after`."""
+        following = Following(Follower(job_id, after=entry_order(after) if after else None), watcher)
         self._receiver.follow(following)
         self._tasks.own(self._receiver.attach(following))
 

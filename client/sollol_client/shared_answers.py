@@ -43,7 +43,7 @@ async def drop_pointers(broker: Broker, model_key: str) -> set[str]:
 async def read_end(broker: Broker, job_id: str) -> EntryFields | None:
     """The terminal entry of a job that has ended; None when Redis does not have it (any more)."""
     entries = await broker.link.call("XREVRANGE", broker.keys.events(job_id), "+", "-", "COUNT", 1)
-    for _, flat in entries:
-        fields: EntryFields = dict(zip(flat[::2], flat[1::2], strict=True))
+    for entry_id, flat in entries:
+        fields: EntryFields = {b"e": entry_id, **dict(zip(flat[::2], flat[1::2], strict=True))}
         return fields if fields.get(b"t") == b"end" else None
     return None

@@ -31,6 +31,12 @@ async def _inbox(fabric: Fabric, kind: str) -> list[dict[str, str]]:
     return [entry for entry in await fabric.entries(fabric.keys.inbox("c1")) if entry["t"] == kind]
 
 
+async def _last_event(fabric: Fabric) -> str:
+    """The id of the newest entry of j1's events; entries in inboxes name it as `e`."""
+    ((entry_id, _),) = await fabric.call("XREVRANGE", fabric.keys.events("j1"), "+", "-", "COUNT", 1)
+    return str(entry_id.decode())
+
+
 def _strangers(lease: Lease) -> list[Lease]:
     return [
         replace(lease, fence=lease.fence - 1),
@@ -52,6 +58,7 @@ async def test_a_piece_goes_to_the_followers_and_to_the_submitter(fabric: Fabric
         {"t": "piece", "f": "1", "s": "1", "d": "Hel"},
         {"t": "piece", "f": "1", "s": "2", "d": "lo"},
     ]
+    assert (await _inbox(fabric, "piece"))[-1]["e"] == await _last_event(fabric)
     assert [(entry["j"], entry["s"], entry["d"]) for entry in await _inbox(fabric, "piece")] == [
         ("j1", "1", "Hel"),
         ("j1", "2", "lo"),
@@ -103,7 +110,7 @@ async def test_an_answer_ends_the_job(fabric: Fabric) -> None:
     assert (finished.taken, ids(finished.claims)) == (True, [])
     end = {"t": "end", "x": "done", "f": "1", "d": "answer"}
     assert (await fabric.entries(fabric.keys.events("j1")))[-1] == end
-    assert await _inbox(fabric, "end") == [{**end, "j": "j1"}]
+    assert await _inbox(fabric, "end") == [{**end, "j": "j1", "e": await _last_event(fabric)}]
     job = await fabric.job("j1")
     assert job["state"] == "done"
     assert not {"requires", "member"} & set(job)
@@ -279,7 +286,8 @@ async def test_cancel_of_a_waiting_job(fabric: Fabric) -> None:
     await fabric.submit("j1", inbox="c1", deadline_ms=9_000)
     assert await fabric.broker.cancel("j1") == "cancelled"
     assert await fabric.queue() == []
-    assert await _inbox(fabric, "end") == [{"t": "end", "j": "j1", "x": "cancelled", "f": "0", "d": ""}]
+    end = {"t": "end", "j": "j1", "e": await _last_event(fabric), "x": "cancelled", "f": "0", "d": ""}
+    assert await _inbox(fabric, "end") == [end]
     assert await fabric.broker.cancel("j1") == "cancelled"
     assert len(await _inbox(fabric, "end")) == 1
     assert await fabric.claim() == []

@@ -31,6 +31,12 @@ local function tell(F, who, ...)
   return false
 end
 
+-- Says that an attempt begins.
+local function say_start(F, id, inbox, fence, node, worker)
+  local at = redis.call('XADD', events_key(F, id), '*', 't', 'start', 'f', fence, 'n', node, 'w', worker)
+  tell(F, inbox, 't', 'start', 'j', id, 'e', at, 'f', fence, 'n', node, 'w', worker)
+end
+
 local function wake(F, model, worker)
   redis.call('ZREM', idle_key(F, model), worker)
   redis.call('ZREM', armed_key(F, model), worker)
@@ -163,10 +169,10 @@ local function end_job(F, id, state, data, now, used)
   end
   if h[4] ~= '0' then redis.call('ZREM', F .. ':deadlines', id) end
   local fence, events, ttl = h[1] or '0', events_key(F, id), h[3]
-  redis.call('XADD', events, '*', 't', 'end', 'x', state, 'f', fence, 'd', data)
+  local at = redis.call('XADD', events, '*', 't', 'end', 'x', state, 'f', fence, 'd', data)
   redis.call('PEXPIRE', events, ttl)
   redis.call('PEXPIRE', job, is_dead and DEAD_TTL_MS or ttl)
-  tell(F, h[2], 't', 'end', 'j', id, 'x', state, 'f', fence, 'd', data)
+  tell(F, h[2], 't', 'end', 'j', id, 'e', at, 'x', state, 'f', fence, 'd', data)
   redis.call('LPUSH', F .. ':ended', id)
   redis.call('LTRIM', F .. ':ended', 0, ENDED_KEPT - 1)
   redis.call('HINCRBY', F .. ':stats', state, 1)

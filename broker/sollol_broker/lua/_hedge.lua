@@ -65,10 +65,7 @@ local function promote_hedge(F, id)
   forget_hedge(F, id)
   redis.call('HSET', job, 'fence', h[1], 'nonce', h[2], 'worker', h[3], 'node', h[4], 'node_key', h[5], 'claimed', h[6])
   if lease then redis.call('ZADD', F .. ':leases', lease, id) end
-  if h[7] == '1' then
-    redis.call('XADD', events_key(F, id), '*', 't', 'start', 'f', h[1], 'n', h[4], 'w', h[3])
-    tell(F, h[8], 't', 'start', 'j', id, 'f', h[1], 'n', h[4], 'w', h[3])
-  end
+  if h[7] == '1' then say_start(F, id, h[8], h[1], h[4], h[3]) end
 end
 
 -- Whose attempt fence and nonce name: 'first', 'second', or nil when it is nobody's any more. A second copy whose

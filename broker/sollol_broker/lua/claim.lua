@@ -27,10 +27,7 @@ local function take(F, job, worker, nonce, lease_ms, why, now)
     'lease', lease_ms, 'predicted', ms(own), 'why', why)
   redis.call('ZADD', F .. ':leases', ms(now + lease_ms), job.id)
   leave_line(F, job.model, read_fair(h[9]))
-  if h[3] == '1' then
-    redis.call('XADD', events_key(F, job.id), '*', 't', 'start', 'f', fence, 'n', worker.node, 'w', worker.id)
-    tell(F, h[4], 't', 'start', 'j', job.id, 'f', fence, 'n', worker.node, 'w', worker.id)
-  end
+  if h[3] == '1' then say_start(F, job.id, h[4], fence, worker.node, worker.id) end
   if h[10] == '1' then arm_hedge(F, job.id, job.model, own, now) end
   return {job.id, fence, nonce, attempt, ms(now - tonumber(h[7])), ms(left), tonumber(h[2] or 0), envelope_of(F, job.id),
     ms(own), ms(bid.reference), 0, job.alone and 1 or 0, h[8] or '', job.affinity}

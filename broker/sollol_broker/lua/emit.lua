@@ -17,8 +17,8 @@ local function emit(keys, a)
   if seq <= tonumber(h[4]) then return 1 end
   redis.call('HSET', job, 'seq', seq)
   if seq == 1 then redis.call('HSET', job, 'first', ms(now_ms())) end
-  redis.call('XADD', events_key(F, id), 'MAXLEN', '~', EVENTS_MAXLEN, '*', 't', 'piece', 'f', a[2], 's', seq, 'd', a[5])
-  if h[5] == '1' then tell(F, h[6], 't', 'piece', 'j', id, 'f', a[2], 's', seq, 'd', a[5]) end
+  local at = redis.call('XADD', events_key(F, id), 'MAXLEN', '~', EVENTS_MAXLEN, '*', 't', 'piece', 'f', a[2], 's', seq, 'd', a[5])
+  if h[5] == '1' then tell(F, h[6], 't', 'piece', 'j', id, 'e', at, 'f', a[2], 's', seq, 'd', a[5]) end
   return 1
 end
 verb('emit', emit, {'allow-oom'})
