@@ -7,6 +7,7 @@ goes through `Link.call` may be sent twice; the functions of the library are mad
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -280,5 +281,9 @@ def _code(error: RedisError) -> str:
 
 def _first_words(error: BaseException) -> str:
     """What a foreign error says, short, on one line, and without the URL it may quote."""
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
+        # redis-py words it at length; numbers below 0 are the resolver's, which names them itself.
+        return (os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or "").lower()
     text = " ".join(str(error).split()) or type(error).__name__
     return text[:160]

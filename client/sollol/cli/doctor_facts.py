@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from sollol_broker.registry import QueueView, WorkerView
+from sollol_broker.listeners import Listener
+from sollol_broker.registry import NodeView, QueueView, WorkerView
 
 
 class Severity(StrEnum):
     """How bad a finding is; from harmless to grave."""
 
     OK = "ok"
-    WARN = "warn"
+    NOTE = "note"
+    WARNING = "warning"
     ERROR = "error"
 
 
@@ -23,11 +25,12 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        check: what was looked at. found: what it is like. todo: what to do about it; "" = nothing.
+        id: which sort of finding, such as "redis.holes"; docs/doctor.md lists them, and they stay.
+        found: what it is like. todo: what to do about it; "" = nothing.
     """
 
+    id: str
     severity: Severity
-    check: str
     found: str
     todo: str = ""
 
@@ -38,11 +41,25 @@ class Functions:
 
     Attributes:
         state: it was there; we have just loaded it; or it does not work, and `problem` says why.
+        others: libraries of other releases that lie in Redis, too.
     """
 
     name: str
     state: Literal["present", "loaded", "unusable"]
     problem: str = ""
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may do what in Redis.
+
+    Attributes:
+        user: as whom we are logged in. default_is_open: whoever comes without a password may come in.
+    """
+
+    user: str
+    default_is_open: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +67,47 @@ class Facts:
     """What was seen. None = it could not be looked at; `refused` says why, by what was asked.
 
     Attributes:
-        url: with its secrets masked.
-        is_protected: a password or a client certificate goes with the URL.
+        url: with its secrets masked. host: this machine's name.
+        mode: how the primary is found; see `BrokerUrl`.
+        is_protected: a password or a client certificate goes with the URL. is_encrypted: we speak TLS.
         version: of this program.
         unreachable: why Redis cannot be used; "" = it can.
         info, config: as INFO and CONFIG GET tell it.
+        slow_calls: entries of the slow log that hold arguments of calls like ours.
         clock_ahead_seconds: by how much this machine's clock is ahead of Redis'.
         latency_ms: of a round trip.
         vanished: workers that went in the last seconds without taking leave.
         dead: how many dead letters there are; dead_ids: some of the latest.
+        listeners: TCP ports that are open on this machine.
     """
 
     url: str
     is_loopback: bool
     is_protected: bool
     version: str
+    host: str = ""
+    mode: str = "single"
+    is_encrypted: bool = False
     unreachable: str = ""
     info: Mapping[str, str] | None = None
     config: Mapping[str, str] | None = None
+    access: Access | None = None
+    slow_calls: int | None = None
     functions: Functions | None = None
     clock_ahead_seconds: float | None = None
     latency_ms: float | None = None
-    workers: tuple[WorkerView, ...] | None = None
+    nodes: tuple[NodeView, ...] | None = None
     vanished: int = 0
     queues: tuple[QueueView, ...] | None = None
-    dead: int = 0
+    dead: int | None = None
     dead_ids: tuple[str, ...] = ()
+    listeners: tuple[Listener, ...] | None = None
     refused: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def workers(self) -> tuple[WorkerView, ...]:
+        """All live workers; none when they could not be looked at."""
+        return tuple(worker for node in self.nodes or () for worker in node.workers)
 
     def setting(self, in_config: str, in_info: str) -> str | None:
         """A setting by its name in CONFIG, else as INFO tells it; None when neither does."""
@@ -84,22 +115,27 @@ class Facts:
             return self.config[in_config]
         return self.info.get(in_info) if self.info is not None else None
 
-    def not_known(self, what: str) -> str:
-        """ "not known", and why it could not be looked at."""
-        reason = dict(self.refused).get(what)
-        return f"not known: {reason}" if reason else "not known"
+    def number(self, in_info: str) -> int:
+        """A number of INFO; 0 when it is not known."""
+        text = (self.info or {}).get(in_info, "")
+        return int(text) if text.isdigit() else 0
 
 
-def ok(check: str, found: str) -> Finding:
+def ok(id_: str, found: str) -> Finding:
     """All is well."""
-    return Finding(Severity.OK, check, found)
+    return Finding(id_, Severity.OK, found)
 
 
-def warn(check: str, found: str, todo: str) -> Finding:
+def note(id_: str, found: str, todo: str = "") -> Finding:
+    """Worth knowing; nothing needs to be done."""
+    return Finding(id_, Severity.NOTE, found, todo)
+
+
+def warning(id_: str, found: str, todo: str) -> Finding:
     """It works, but should be seen to."""
-    return Finding(Severity.WARN, check, found, todo)
+    return Finding(id_, Severity.WARNING, found, todo)
 
 
-def error(check: str, found: str, todo: str) -> Finding:
-    """It does not work."""
-    return Finding(Severity.ERROR, check, found, todo)
+def error(id_: str, found: str, todo: str) -> Finding:
+    """It does not work, or strangers can take it over."""
+    return Finding(id_, Severity.ERROR, found, todo)
