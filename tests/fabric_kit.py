@@ -20,6 +20,7 @@ from sollol_broker import (
 from sollol_broker.broker import Claims, Used
 from sollol_broker.claim_rule import Share, share_of
 from sollol_broker.fair_order import head_start_ms
+from sollol_broker.library import Library
 from sollol_broker.names import key_part
 
 LEASE_MS = 60_000
@@ -186,9 +187,9 @@ def ids(claimed: Sequence[Claimed] | Claims | None) -> list[str]:
 
 
 @asynccontextmanager
-async def fabric_at(url: str) -> AsyncIterator[Fabric]:
+async def fabric_at(url: str, *, functions: Library | None = None) -> AsyncIterator[Fabric]:
     """A fabric on a server; at the end each job that still lives is cancelled, and so must leave nothing."""
-    broker = Broker(parse_url(url), name="tests")
+    broker = Broker(parse_url(url), name="tests", functions=functions)
     await broker.open()
     fabric = Fabric(broker)
     try:

@@ -112,6 +112,10 @@ class Keys:
         """Hash: a group of nodes that serves one model together. TTL, renewed by the leader."""
         return f"{self.prefix}:group:{key_part(group)}"
 
+    def formable(self, model_key: str) -> str:
+        """Hash: whether a group could serve a model that no worker serves. TTL, renewed by the leader."""
+        return f"{self.prefix}:formable:{model_key}"
+
     def pace(self, node: str, model_key: str) -> str:
         """Hash: how fast a node has run a model. TTL 30 d."""
         return f"{self.prefix}:pace:{key_part(node)}:{model_key}"
@@ -192,6 +196,11 @@ class Keys:
         return f"{self.prefix}:caches"
 
     @property
+    def groups(self) -> str:
+        """Zset: groups by when their record runs out (ms). Permanent."""
+        return f"{self.prefix}:groups"
+
+    @property
     def leader(self) -> str:
         """Hash: the leader, its term and its lease. Permanent."""
         return f"{self.prefix}:leader"
@@ -214,6 +223,7 @@ _PERMANENT = (
     "policy",
     "caches",
     "leader",
+    "groups",
 )
 
 

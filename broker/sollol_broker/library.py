@@ -36,6 +36,9 @@ VERBS = (
     "letters",
     "elect",
     "group",
+    "order",
+    "reply",
+    "formable",
 )
 
 

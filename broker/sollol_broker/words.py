@@ -61,6 +61,9 @@ class Entry(StrEnum):
     BELL = "bell"  # to a worker: look at the queue of model m
     CANCEL = "cancel"  # to a worker: stop job j of fence f
     CONTROL = "control"  # to a worker: an operator has changed something, advertise now
+    NOTE = "note"  # to those who wait: x = what is being done meanwhile
+    ORDER = "order"  # to a worker, for a group: o = its id, d = data
+    REPLY = "reply"  # to whoever gave order o: k = progress, done or failed, d = data
     HELLO = "hello"  # an inbox came into being
 
 

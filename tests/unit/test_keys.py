@@ -16,7 +16,7 @@ _LUA = (files("sollol_broker") / "lua" / "_keys.lua").read_text("utf-8")
 _FAMILIES = re.findall(r"local function (\w+)_key\(F", _LUA)
 _SINGLES = (
     *("leases", "delayed", "deadlines", "dead", "ended", "workers", "apps", "models", "stats", "limits"),
-    *("hedges", "crashes", "controls", "policy", "caches", "leader"),
+    *("hedges", "crashes", "controls", "policy", "caches", "leader", "groups"),
 )
 # Written and read by workers alone.
 _PYTHON_ONLY = {"pace"}

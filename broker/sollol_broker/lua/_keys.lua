@@ -22,3 +22,4 @@ local function cached_key(F, model) return F .. ':cached:' .. model end
 local function cache_key(F, request) return F .. ':cache:' .. request end
 local function group_key(F, group) return F .. ':group:' .. group end
 local function usage_key(F, app) return F .. ':usage:' .. app end
+local function formable_key(F, model) return F .. ':formable:' .. model end

@@ -51,7 +51,8 @@ local function submit(keys, a)
   if state then return {'known', state} end
   local now, same, same_state = now_ms(), shared(F, request)
   if same and same_state == 'done' then return {'shared', same, same_state} end
-  if a[21] ~= '1' and redis.call('ZCOUNT', serves_key(F, model), ms(now), '+inf') == 0 then return {'no_node'} end
+  local is_served = redis.call('ZCOUNT', serves_key(F, model), ms(now), '+inf') > 0
+  if not is_served and a[21] ~= '1' and redis.call('HGET', formable_key(F, model), 'ok') ~= '1' then return {'no_node'} end
   if same then return {'shared', same, same_state} end
   if memory_is_full(F, now) then return {'full', 'memory', 5000} end
 
@@ -92,7 +93,7 @@ local function submit(keys, a)
     redis.call('SET', cache_key(F, request), id)
   end
   redis.call('ZADD', queue_key(F, model), rank, member)
-  if a[21] == '1' then redis.call('HSETNX', F .. ':models', model, a[2]) end
+  if not is_served then redis.call('HSETNX', F .. ':models', model, a[2]) end
   redis.call('HINCRBY', F .. ':stats', 'submitted', 1)
   if policy.max_bytes then redis.call('HINCRBY', F .. ':stats', 'bytes', bytes) end
   if policy.quota then
