@@ -46,13 +46,14 @@ def main() -> int:
 
 
 def _benchmarks() -> dict[str, Callable[[float], Outcome]]:
-    from . import commands, drain, latency, llama, submits
+    from . import commands, drain, latency, llama, scale, submits
 
     return {
         "latency": latency.run,
         "drain": drain.run,
         "submits": submits.run,
         "commands": commands.run,
+        "scale": scale.run,
         "llama": llama.run,
     }
 

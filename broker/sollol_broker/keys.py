@@ -76,12 +76,16 @@ class Keys:
         """Zset: workers that would help once so many jobs wait for this model. TTL 60 s."""
         return f"{self.prefix}:armed:{model_key}"
 
+    def hosts(self, model_key: str) -> str:
+        """Zset: key parts of the nodes that serve a model, by when their advert runs out (ms). TTL of the advert."""
+        return f"{self.prefix}:hosts:{model_key}"
+
     def shares(self, model_key: str) -> str:
         """Hash: what each worker adds to a model's capacity (`claim_rule.Share`). TTL of the advert."""
         return f"{self.prefix}:shares:{model_key}"
 
     def classes(self, model_key: str) -> str:
-        """Hash: the sums of the shares by class, and the fastest one's pace. TTL of the advert."""
+        """String (msgpack): sums of the shares by class, and of workers by context. TTL of the advert."""
         return f"{self.prefix}:classes:{model_key}"
 
     def fair(self, model_key: str) -> str:

@@ -199,8 +199,9 @@ async def _age(fabric: Fabric, job_id: str, by_ms: int) -> None:
             await fabric.call("ZADD", key, score, "|".join(parts))
 
 
-async def _classes(fabric: Fabric) -> dict[bytes, bytes]:
-    return dict(_pairs(await fabric.call("HGETALL", fabric.keys.classes("m"))))
+async def _classes(fabric: Fabric) -> bytes:
+    packed: bytes = await fabric.call("GET", fabric.keys.classes("m"))
+    return packed
 
 
 def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:

@@ -373,7 +373,7 @@ def _some_job(some: random.Random, offers: int) -> Waiting:
 def test_the_twin_reads_the_shares_that_python_writes() -> None:
     read = function("_classes.lua", "read_share")
     share = Share(group=21, capacity=3, load_ms=5_000, prompt_us=812, output_us=9_990, context_tokens=8_192)
-    expected = {"group": "21", "cap": 3, "load": 5_000, "a": 812, "b": 9_990, "context": 8_192}
+    expected = {"group": 21, "cap": 3, "load": 5_000, "a": 812, "b": 9_990, "context": 8_192}
     assert dict(read(str(share)).items()) == expected
 
 

@@ -1,5 +1,5 @@
--- What the workers of a model can do together. F:shares:MODEL names each worker's share, F:classes:MODEL holds the sums by
--- class: both in whole numbers, so that adding and taking away leaves no trace. The field `ref` of F:learned:MODEL is
+-- What the workers of a model can do together. F:shares:MODEL names each worker's share, F:classes:MODEL holds their sums, so
+-- that a claim costs the same however many there are: both in whole numbers, so that adding and taking away leaves no trace. The field `ref` of F:learned:MODEL is
 -- "ms per prompt token|ms per output token|speed" of the fastest class, and what all serve per second in its seconds.
 -- share  "class|slots|load ms|prompt µs|output µs|context tokens"
 local NO_REF = '1|20|1'                    -- before anybody has told
@@ -7,40 +7,49 @@ local NO_REF = '1|20|1'                    -- before anybody has told
 local function read_share(text)
   local group, cap, load, a, b, context = string.match(text, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)$')
   if not group then return nil end
-  return {group = group, cap = tonumber(cap), load = tonumber(load), a = tonumber(a), b = tonumber(b), context = tonumber(context)}
+  return {group = tonumber(group), cap = tonumber(cap), load = tonumber(load), a = tonumber(a), b = tonumber(b), context = tonumber(context)}
 end
 
-local function read_sums(text)
-  local cap, load, a, b = string.match(text, '^(%d+)|(%d+)|(%d+)|(%d+)$')
-  return tonumber(cap), tonumber(load), tonumber(a), tonumber(b)
+-- The sums, by class: [[class, slots, slots x load ms, slots x prompt µs, slots x output µs], …]; and how many workers take
+-- which longest context: [[tokens, workers], …]
+local function read_sums(F, model)
+  local packed = redis.call('GET', classes_key(F, model))
+  if not packed then return {}, {} end
+  return unpack(cmsgpack.unpack(packed))
 end
 
-local function whole(x) return string.format('%.0f', x) end
+-- Adds to the row of a sorted list that begins with `name`; a row whose second figure comes to nothing goes away.
+local function add_to_row(rows, name, ...)
+  local at = 1
+  while rows[at] and rows[at][1] < name do at = at + 1 end
+  if not rows[at] or rows[at][1] ~= name then table.insert(rows, at, {name}) end
+  for i, part in ipairs({...}) do rows[at][i + 1] = (rows[at][i + 1] or 0) + part end
+  if rows[at][2] <= 0 then table.remove(rows, at) end
+end
 
-local function add_to_class(key, share, sign)
-  local cap, load, a, b = read_sums(redis.call('HGET', key, share.group) or '0|0|0|0')
+local function add_to_class(F, model, share, sign)
+  local sums, contexts = read_sums(F, model)
   local n = sign * share.cap
-  cap, load, a, b = cap + n, load + n * share.load, a + n * share.a, b + n * share.b
-  if cap > 0 then
-    redis.call('HSET', key, share.group, table.concat({whole(cap), whole(load), whole(a), whole(b)}, '|'))
+  add_to_row(sums, share.group, n, n * share.load, n * share.a, n * share.b)
+  add_to_row(contexts, share.context, sign)
+  if #contexts > 0 then
+    redis.call('SET', classes_key(F, model), cmsgpack.pack({sums, contexts}), 'KEEPTTL')
   else
-    redis.call('HDEL', key, share.group)
+    redis.call('DEL', classes_key(F, model))
   end
 end
 
 -- The classes as the rule wants them, without one worker's own share (nil: all of them).
 local function read_classes(F, model, own)
-  local flat, found = redis.call('HGETALL', classes_key(F, model)), {}
-  for i = 1, #flat, 2 do
-    local cap, load, a, b = read_sums(flat[i + 1])
-    if own and own.group == flat[i] then
+  local found = {}
+  local sums = read_sums(F, model)
+  for _, sum in ipairs(sums) do
+    local group, cap, load, a, b = unpack(sum)
+    if own and own.group == group then
       cap, load, a, b = cap - own.cap, load - own.cap * own.load, a - own.cap * own.a, b - own.cap * own.b
     end
-    if cap > 0 then
-      found[#found + 1] = {group = tonumber(flat[i]), cap = cap, load = load / cap, a = a / cap / 1000, b = b / cap / 1000}
-    end
+    if cap > 0 then found[#found + 1] = {cap = cap, load = load / cap, a = a / cap / 1000, b = b / cap / 1000} end
   end
-  if #found > 1 then table.sort(found, function(x, y) return x.group < y.group end) end
   return found
 end
 
@@ -69,33 +78,37 @@ local function withdraw(F, model, worker)
   redis.call('ZREM', serves_key(F, model), worker)
   redis.call('ZREM', idle_key(F, model), worker)
   redis.call('ZREM', armed_key(F, model), worker)
+  -- Another worker of that node tells of it again with its next advert.
+  redis.call('ZREM', hosts_key(F, model), redis.call('HGET', worker_key(F, worker), 'node_key') or '')
   local text = redis.call('HGET', shares_key(F, model), worker)
   local share = text and read_share(text)
   if share then
     redis.call('HDEL', shares_key(F, model), worker)
-    add_to_class(classes_key(F, model), share, -1)
+    add_to_class(F, model, share, -1)
     set_reference(F, model)
   end
   return share and true or false
 end
 
 -- Enters a worker's share; returns whether others have lost theirs because their advert ran out.
-local function place(F, model, worker, text, now, until_ms, ttl)
-  local serves, shares, classes = serves_key(F, model), shares_key(F, model), classes_key(F, model)
+local function place(F, model, worker, node, text, now, until_ms, ttl)
+  local serves, shares, classes, hosts = serves_key(F, model), shares_key(F, model), classes_key(F, model), hosts_key(F, model)
   local lost = false
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', serves, '-inf', ms(now))) do
     lost = withdraw(F, model, gone) or lost
   end
   redis.call('ZADD', serves, until_ms, worker)
+  redis.call('ZADD', hosts, until_ms, node)
+  redis.call('ZREMRANGEBYSCORE', hosts, '-inf', ms(now))
   local before, share = redis.call('HGET', shares, worker), read_share(text)
   if share and before ~= text then
     local old = before and read_share(before)
-    if old then add_to_class(classes, old, -1) end
+    if old then add_to_class(F, model, old, -1) end
     redis.call('HSET', shares, worker, text)
-    add_to_class(classes, share, 1)
+    add_to_class(F, model, share, 1)
     set_reference(F, model)
   end
-  for _, key in ipairs({serves, shares, classes}) do redis.call('PEXPIRE', key, ttl) end
+  for _, key in ipairs({serves, shares, classes, hosts}) do redis.call('PEXPIRE', key, ttl) end
   return lost
 end
 
@@ -103,9 +116,9 @@ local function reference(F, model) return read_reference(redis.call('HGET', lear
 
 -- Whether another live worker takes longer prompts than this one.
 local function has_more_context(F, model, context)
-  for _, text in ipairs(redis.call('HVALS', shares_key(F, model))) do
-    local share = read_share(text)
-    if share and (share.context == 0 or share.context > context) then return true end
+  local _, contexts = read_sums(F, model)
+  for _, row in ipairs(contexts) do
+    if row[1] == 0 or row[1] > context then return true end
   end
   return false
 end

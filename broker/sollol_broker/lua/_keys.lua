@@ -7,6 +7,7 @@ local function events_key(F, id) return F .. ':events:' .. id end
 local function queue_key(F, model) return F .. ':queue:' .. model end
 local function idle_key(F, model) return F .. ':idle:' .. model end
 local function serves_key(F, model) return F .. ':serves:' .. model end
+local function hosts_key(F, model) return F .. ':hosts:' .. model end
 local function inbox_key(F, who) return F .. ':inbox:' .. who end
 local function worker_key(F, worker) return F .. ':worker:' .. worker end
 local function node_key(F, node) return F .. ':node:' .. node end

@@ -34,7 +34,7 @@ local function advertise(keys, a)
   for i = 7, #a, 3 do
     served[#served + 1] = a[i]
     redis.call('HSETNX', F .. ':models', a[i], a[i + 1])
-    local lost = place(F, a[i], worker, a[i + 2], now, until_ms, ttl)
+    local lost = place(F, a[i], worker, a[4], a[i + 2], now, until_ms, ttl)
     if lost then rouse(F, a[i]) end
   end
   -- A model that is no longer served is taken back, so that nothing waits for it in vain.

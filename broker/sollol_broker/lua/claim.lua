@@ -1,6 +1,6 @@
 -- claim: take the jobs that suit this worker best, or wait in line for the next one. Safe to repeat with the same nonce.
 -- KEYS 1 fabric prefix
--- ARGV 1 worker 2 node 3 nonce of this call 4 lease ms 5 jobs looked at per queue 6 offers, msgpack:
+-- ARGV 1 worker 2 node 3 nonce of this call 4 lease ms 5 jobs looked at in all 6 offers, msgpack:
 --        {labels=[…], vram_mib=n, most=n, price=x, lanes=[{free=n, busy=n, settled=ms, cached={affinity: tokens},
 --         models=[[model key, load ms, a ms, b ms, slowdown, context tokens], …]}, …]}
 --        a lane is one LLM server; free = jobs it could start now; most = jobs the worker could start in all.
@@ -138,9 +138,9 @@ end
 local function claim_for(F, a, at)
   local worker, claim = {id = a[at], node = a[at + 1], refused = {}}, {nonce = a[at + 2], lease_ms = tonumber(a[at + 3]), rows = {}}
   local advert = worker_key(F, worker.id)
-  local known = redis.call('HMGET', advert, 'node', 'last_claim', 'parked', 'node_key', 'cordoned')
+  local known = redis.call('HMGET', advert, 'node', 'last_claim', 'parked', 'node_key', 'cordoned', 'stretch')
   if not known[1] then return {'unknown'} end
-  worker.node_key = known[4] or ''
+  worker.node_key, worker.stretch, worker.next_stretch = known[4] or '', tonumber(known[6] or 0), 0
   local now = now_ms()
   local again = repeated(F, known[2], claim.nonce, now)
   if again then return {'ok', again, '-1'} end
@@ -152,7 +152,7 @@ local function claim_for(F, a, at)
     worker.busy, models = worker.busy + (lane.busy or 0), models + #lane.models
     lane.cached = lane.cached or {}
   end
-  claim.depth = math.min(tonumber(a[at + 4]), math.max(LEAST_LOOKED, math.floor(LOOKED_IN_ALL / math.max(1, models))))
+  claim.depth = math.max(LEAST_LOOKED, math.floor(tonumber(a[at + 4]) / math.max(1, models)))
   local spare, needs, look = {}, {}, INF
   for l, lane in ipairs(offer.lanes) do
     local free = 0
@@ -179,6 +179,7 @@ local function claim_for(F, a, at)
     end
   end
   if parked ~= was_parked then redis.call('HSET', advert, 'parked', parked and '1' or '0') end
+  if worker.next_stretch ~= worker.stretch then redis.call('HSET', advert, 'stretch', worker.next_stretch) end
   if parked then
     for _, each in ipairs(worker.refused) do note_refusal(F, each[1], worker, each[2], each[3] or 0, now) end
   end
