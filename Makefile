@@ -61,6 +61,7 @@ clean: ## remove .venv and all caches
 
 .venv/.dev-stamp: .venv/.venv-stamp pyproject.toml
 	$(check-libgomp)
+	$(check-redis)
 	$(call install,dev)
 	$(install-models)
 	@touch $@
@@ -101,6 +102,20 @@ define check-libgomp
       >>$(LOG) 2>&1 || { $(show-log); exit 1; }; \
   else \
     echo "llama.cpp needs libgomp.so.1. Install it first, for instance: sudo apt-get install libgomp1" >&2; \
+    exit 1; \
+  fi; \
+fi
+endef
+
+# Tests run on Redis 7, too; redis-tools has the program without a service.
+define check-redis
+@if ! command -v redis-server >/dev/null && ! command -v redis-check-rdb >/dev/null; then \
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    $(say) "installing redis-tools, for tests on Redis 7"; \
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends redis-tools; } \
+      >>$(LOG) 2>&1 || { $(show-log); exit 1; }; \
+  else \
+    echo "Some tests need Redis 7. Install it first, for instance: sudo apt-get install redis-server" >&2; \
     exit 1; \
   fi; \
 fi

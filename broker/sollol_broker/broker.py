@@ -339,8 +339,8 @@ class Broker:
             if "NOPERM" in text or "no permissions" in text:
                 raise BrokerUnavailable(
                     f"Redis at {self.url} lacks the functions of this release ({self.functions.name}) "
-                    "and this user may not load them: start a worker or run `sollol doctor` once "
-                    "as a user that may",
+                    "and this user may not load them: run `sollol doctor` once as a user that may, such as "
+                    "sollol-admin of `sollol acl`; each new release needs that again",
                     refused=True,
                 ) from None
             if "unknown command" in text.lower():

@@ -42,6 +42,8 @@ _PASSING = frozenset(
         *("NOREPLICAS", "UNBLOCKED"),  # the last: a blocked read, when its server stops being the primary
     )
 )
+# How a function tells of a right that its caller lacks: Valkey, Redis.
+_NO_RIGHT_INSIDE = ("ACL failure in script", "The user executing the script can't")
 _FIRST_DELAY_SECONDS = 0.05
 _LONGEST_DELAY_SECONDS = 1.0
 # For each sentinel or cluster node that is asked for the primary; the next one is asked after that.
@@ -114,8 +116,7 @@ class Link:
                 self._wire = None
             try:
                 async with asyncio.timeout(self.config.connect_seconds):
-                    wire = Wire(await self._connection(), stall_seconds=self.config.stall_seconds)
-                    await wire.open()
+                    wire = await self._opened_wire()
             except (AuthenticationError, AuthorizationError) as error:
                 raise BrokerUnavailable(
                     f"Redis at {self.url} refused the login: {_first_words(error)}", refused=True
@@ -133,6 +134,19 @@ class Link:
             self._wire = wire
             self.connections += 1
             return wire
+
+    async def _opened_wire(self) -> Wire:
+        wire = Wire(await self._connection(), stall_seconds=self.config.stall_seconds)
+        await wire.open()
+        try:
+            # Without a login this is the first command, and tells whether one is needed.
+            await wire.send("CLIENT", "SETNAME", self._name)
+        except NoPermissionError:
+            pass  # the name only serves CLIENT LIST
+        except BaseException:
+            await wire.close()
+            raise
+        return wire
 
     async def call(self, *command: object, patience_seconds: float | None = None) -> Reply:
         """Send a command that is safe to repeat, and repeat it until its reply has come.
@@ -153,9 +167,11 @@ class Link:
                     lacks_functions = False
                 wire = await self.open()
                 return await wire.send(*command)
-            except (NoPermissionError, AuthenticationError, AuthorizationError) as error:
+            except NoPermissionError as error:
+                raise self._no_right(command, error) from None
+            except (AuthenticationError, AuthorizationError) as error:
                 raise BrokerUnavailable(
-                    f"Redis at {self.url} does not let us: {_first_words(error)}", refused=True
+                    f"Redis at {self.url} does not let us in: {_first_words(error)}", refused=True
                 ) from None
             except OutOfMemoryError:
                 raise QueueFull(
@@ -169,6 +185,8 @@ class Link:
                     lacks_functions = True
                 elif _code(error) in _PASSING:
                     await self.drop()  # the primary may be elsewhere by now
+                elif str(error).startswith(_NO_RIGHT_INSIDE):
+                    raise self._no_right(command, error) from None
                 else:
                     raise BrokerUnavailable(
                         f"Redis at {self.url} refused a request: {_first_words(error)}", refused=True
@@ -184,6 +202,17 @@ class Link:
                     raise BrokerUnavailable(f"lost Redis at {self.url} ({_first_words(error)})") from None
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+
+    def _no_right(self, command: tuple[object, ...], error: RedisError) -> BrokerUnavailable:
+        name = str(command[0])
+        if name == "FCALL" and isinstance(command[1], bytes):
+            name = command[1].decode().rpartition("_")[2]
+        return BrokerUnavailable(
+            f"Redis at {self.url} does not let user {self.url.username or 'default'} do {name} "
+            f"({_first_words(error).partition(' script: ')[0]}): its role is too small for that. `sollol acl` writes a "
+            "user for each role; nodes, limits and dead letters are steered by the coordinator's and the admin's",
+            refused=True,
+        )
 
     async def drop(self) -> None:
         """Give up the present connection; the next call looks for the primary again."""
@@ -201,7 +230,7 @@ class Link:
             "db": url.db,
             "username": url.username,
             "password": url.password,
-            "client_name": self._name,
+            "driver_info": None,  # CLIENT SETINFO is a right that Redis 7.0 does not know
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),
             # Only the Wire judges silence; redis-py's timer per read would cost each token.

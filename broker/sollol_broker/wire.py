@@ -14,8 +14,8 @@ from typing import Any
 
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AuthenticationError, DataError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 Reply = Any  # whatever RESP can carry; the door narrows it
@@ -140,10 +140,12 @@ class Wire:
     def _break(self, error: Exception) -> None:
         if self._broken is None:
             self._broken = error
+        # A server that wants a login first says so with an error that redis-py takes for a lost connection.
+        kind = AuthenticationError if isinstance(self._broken, AuthenticationError) else RedisConnectionError
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
-                future.set_exception(RedisConnectionError(str(self._broken)))
+                future.set_exception(kind(str(self._broken)))
 
 
 def _joined(chunks: list[bytes]) -> list[bytes]:

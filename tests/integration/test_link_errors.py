@@ -177,7 +177,7 @@ async def test_a_server_that_falls_silent_is_left_after_the_stall_time(tmp_path:
         with pytest.raises(BrokerUnavailable, match="lost Redis"):
             await broker.link.call("PING", patience_seconds=0.0)
         waited = time.monotonic() - began
-        assert _QUICK.stall_seconds <= waited < 2 * _QUICK.stall_seconds
+        assert _QUICK.stall_seconds <= waited < 3 * _QUICK.stall_seconds
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ async def test_a_refused_login_is_told_and_not_repeated(tmp_path: Path, to: byte
 async def test_a_command_that_our_user_may_not_use(tmp_path: Path) -> None:
     answer = _first([b"-NOPERM User me has no permissions to run the 'ping' command\r\n"])
     async with _fake(tmp_path / "s", answer) as fake, _broker(fake.url) as broker:
-        with pytest.raises(BrokerUnavailable, match="does not let us"):
+        with pytest.raises(BrokerUnavailable, match=r"does not let user me do PING .*role is too small"):
             await broker.link.call("PING")
         assert fake.count(b"PING") == 1
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +23,7 @@ from sollol.cli.options import APP
 from sollol.cli.output import printable
 from sollol.cli.units import count, duration, gib, size
 from sollol_broker import errors
+from sollol_broker.acl import Role
 from sollol_broker.errors import NoNodeForModel, SollolError
 from sollol_broker.outcome import Routing
 from sollol_broker.registry import ModelView
@@ -58,7 +61,7 @@ def test_help_imports_no_command() -> None:
     assert python(code).stdout.splitlines()[-1] == ""
 
 
-@pytest.mark.parametrize("name", [name for name in ENTRIES if name not in ("up", "demo")])
+@pytest.mark.parametrize("name", [name for name in ENTRIES if name not in ("up", "demo", "acl")])
 def test_each_command_has_help_that_names_the_shared_options(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0, result.output
@@ -373,3 +376,32 @@ def test_sizes_and_counts() -> None:
 
 def test_the_fabric_knows_this_command_by_name() -> None:
     assert APP == "sollol-cli"
+
+
+# --- acl
+
+
+def test_acl_writes_a_file_once(tmp_path: Path) -> None:
+    file = tmp_path / "users.acl"
+    made = run("acl", "--out", str(file))
+    assert made.exit_code == 0, made.output
+    lines = file.read_text().splitlines()
+    assert lines[0] == "user default off"
+    assert [line.split()[1] for line in lines[1:]] == [f"sollol-{role}" for role in Role]
+    assert file.stat().st_mode & 0o777 == 0o600
+    password = made.stdout.splitlines()[1].split()[-1]
+    assert password not in file.read_text()
+    assert f"#{hashlib.sha256(password.encode()).hexdigest()}" in lines[1]
+    assert "sollol doctor" in made.stderr
+    before = file.read_text()
+    again = run("acl", "--out", str(file))
+    assert (again.exit_code, file.read_text()) == (2, before)
+    assert "is there already" in again.output
+
+
+def test_acl_of_one_role_for_another_file() -> None:
+    made = run("acl", "--role", "worker", "--fabric", "cell-2")
+    assert made.exit_code == 0
+    (line,) = made.stdout.splitlines()
+    assert line.startswith("user sollol-cell-2-worker on #")
+    assert "sollol-cell-2-worker" in made.stderr

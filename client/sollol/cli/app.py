@@ -61,6 +61,7 @@ ENTRIES = {
     "explain": Entry("Look", "explain", "explain", "Why a job is where it is, node by node."),
     "stats": Entry("Look", "stats", "stats", "Totals since the fabric began, per node too."),
     "limits": Entry("Steer", "limits", "limits", "What may be handed in: queues, quotas of applications."),
+    "acl": Entry("Steer", "acl", "acl", "Write users for Redis, one per role, with few rights."),
     "dead": Entry("Steer", "dead", "dead", "Jobs that killed their workers: list, retry, drop."),
 }
 

@@ -1,0 +1,287 @@
+"""The users that `sollol acl` writes: what each may do and may not, on Valkey and on Redis 7."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import redis
+from click.testing import CliRunner
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from fabric import CHAT_MODEL, EMBED_MODEL, let_tokens_flow, worker
+from fabric_kit import fabric_at
+from redis_7 import redis_7_on_path
+from sollol import AsyncClient
+from sollol.cli.app import app as command_line
+from sollol_broker import Broker, BrokerUnavailable, Keys, Registry, parse_url
+from sollol_broker.acl import Role, commands
+from sollol_broker.embedded import EmbeddedBroker
+from sollol_broker.library import library
+from sollol_broker.operations import Operations
+from sollol_worker_agent.doubles import OllamaDouble
+
+_FABRIC = "cell-2"
+F = Keys(_FABRIC).prefix
+
+
+def _connection(socket: str, username: str | None = None, password: str | None = None) -> redis.Redis:
+    return redis.Redis(
+        unix_socket_path=socket,
+        username=username,
+        password=password,
+        driver_info=None,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A server with the users of `sollol acl`, and nobody else."""
+
+    socket: str
+    passwords: dict[str, str]
+
+    def url(self, role: Role) -> str:
+        name = "sollol-admin" if role is Role.ADMIN else f"sollol-{_FABRIC}-{role}"
+        return f"unix://{name}:{self.passwords[role]}@{self.socket}?fabric={_FABRIC}"
+
+    def raw(self, role: Role) -> redis.Redis:
+        name = "sollol-admin" if role is Role.ADMIN else f"sollol-{_FABRIC}-{role}"
+        password = self.passwords[role]
+        return _connection(self.socket, username=name, password=password)
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def locked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
+    """The file as the command writes it, loaded by the server; the library loaded by the admin."""
+    folder = tmp_path_factory.mktemp("acl")
+    file, kept = folder / "users.acl", folder / "loaded.acl"
+    made = CliRunner().invoke(command_line, ["acl", "--fabric", _FABRIC, "--out", str(file), "--json"])
+    assert made.exit_code == 0, made.output
+    passwords = {each["role"]: each["password"] for each in json.loads(made.stdout)["users"]}
+    kept.touch()
+    with (
+        redis_7_on_path(folder),
+        EmbeddedBroker(server=request.param, appendonly=False, config={"aclfile": str(kept)}) as server,
+    ):
+        # Loaded only now, as the embedded broker itself looks in without a login while it starts.
+        kept.write_text(file.read_text())
+        with redis.Redis.from_url(server.url) as anybody:
+            anybody.execute_command("ACL", "LOAD")
+        locked = Locked(unquote(urlsplit(server.url).path), passwords)
+        with locked.raw(Role.ADMIN) as admin:
+            admin.function_load(library().code, replace=True)
+        yield locked
+
+
+def test_nobody_gets_in_without_a_name(locked: Locked) -> None:
+    with _connection(locked.socket) as anybody:
+        with pytest.raises(redis.AuthenticationError):
+            anybody.ping()
+        with pytest.raises(redis.AuthenticationError):
+            anybody.execute_command("HELLO", "3")
+
+
+_FCALL = ("FCALL", library().function("submit").decode(), "1", F)
+# Another fabric, another program's keys, the whole server; @ = our prefix.
+_FORBIDDEN = """HSET {sollol}:job:j1 a b | HSET {sollol:cell-22}:job:j1 a b | HSET rq:job:1 a b | HGETALL @:secret
+    GET other | KEYS * | SCAN 0 | RANDOMKEY | DBSIZE | FLUSHALL | FLUSHDB | SAVE | SHUTDOWN | MONITOR
+    EVAL return 0 | EVALSHA abc 0 | SCRIPT LOAD return | FUNCTION LOAD x | FUNCTION FLUSH | FUNCTION DELETE x
+    FUNCTION DUMP | RESTORE @:job:x 0 x | DUMP @:job:x | MIGRATE h 1 @:job:x 0 1 | COPY @:job:a @:job:b
+    RENAME @:job:a @:job:b | PFADD @:job:x a | SORT @:ended | OBJECT FREQ @:job:x | BZPOPMIN @:queue:m 1
+    CLIENT KILL ID 1 | CLIENT LIST | CONFIG GET * | CONFIG SET a b | ACL LIST | ACL SETUSER me | DEBUG SLEEP 0
+    MODULE LIST | REPLICAOF no one | SLOWLOG GET | SUBSCRIBE a | PUBLISH a b"""
+# Who may: client, worker, coordinator, dashboard.
+_TABLE: list[tuple[str, tuple[str, ...]]] = [
+    ("cwk-", _FCALL),
+    ("----", ("FCALL", library().function("submit").decode(), "1", "{sollol}")),
+    ("cwk-", ("HSET", f"{F}:job:j1", "a", "b")),
+    ("cwkd", ("HMGET", f"{F}:job:j1", "state")),
+    ("cwk-", ("HGET", f"{F}:blob:j1", "env")),
+    ("cwk-", ("XRANGE", f"{F}:events:j1", "-", "+")),
+    ("cwk-", ("XREAD", "BLOCK", "1", "STREAMS", f"{F}:inbox:c1", "0")),
+    ("cwkd", ("HGETALL", f"{F}:worker:w1")),
+    ("-wk-", ("HSET", f"{F}:worker:w1", "node", "mine")),
+    ("-wk-", ("HSET", f"{F}:pace:n1:m", "a", "b")),
+    ("cwkd", ("HGETALL", f"{F}:policy")),
+    ("--k-", ("HSET", f"{F}:policy", "max_queue", "0")),
+    ("--k-", ("HSET", f"{F}:controls", "n1", "x")),
+    ("c-k-", ("HINCRBY", f"{F}:caches", "m", "1")),
+    ("cwkd", ("INFO", "memory")),
+    ("cwkd", ("CLIENT", "SETNAME", "me")),
+    *(("----", tuple(command.strip().replace("@", F).split())) for command in re.split(r"[|\n]", _FORBIDDEN)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("allowed", "command"), _TABLE, ids=[" ".join(c)[:40] for _, c in _TABLE])
+def test_who_may_do_what(locked: Locked, allowed: str, command: tuple[str, ...]) -> None:
+    letters = {Role.CLIENT: "c", Role.WORKER: "w", Role.COORDINATOR: "k", Role.DASHBOARD: "d"}
+    with locked.raw(Role.ADMIN) as admin:
+        said = {
+            role: admin.execute_command("ACL", "DRYRUN", f"sollol-{_FABRIC}-{role}", *command)
+            for role in letters
+        }
+    may = "".join(letter if said[role] in (b"OK", "OK") else "-" for role, letter in letters.items())
+    assert may == allowed, said
+
+
+def test_no_role_has_a_dangerous_command(locked: Locked) -> None:
+    with locked.raw(Role.ADMIN) as admin:
+        for category in ("dangerous", "admin", "scripting", "pubsub", "keyspace", "blocking"):
+            words = {word.decode().lower() for word in admin.execute_command("ACL", "CAT", category)}
+            for role in set(Role) - {Role.ADMIN}:
+                given = words & set(commands(role))
+                # INFO for the memory guard; DEL and its like reach the role's own keys only.
+                harmless = {"info", "fcall", "del", "exists", "persist", "pexpire", "pttl", "wait", "xread"}
+                assert given - harmless <= {"select", "client|setname"}, (role, category, given)
+
+
+# --- each role at work
+
+
+@pytest.fixture
+async def at_work(locked: Locked) -> AsyncIterator[Locked]:
+    """An empty server; at the end its log of refused commands must be empty, too."""
+    with locked.raw(Role.ADMIN) as admin:
+        admin.flushall()
+        admin.execute_command("ACL", "LOG", "RESET")
+        yield locked
+        refused = [
+            {"user": row["username"], "what": row["object"], "where": row["context"]}
+            for row in admin.acl_log()
+        ]
+        assert refused == []
+
+
+async def test_every_role_does_its_work(at_work: Locked) -> None:
+    url = at_work.url
+    async with OllamaDouble([CHAT_MODEL, EMBED_MODEL], parallel=2) as ollama:
+        async with (
+            worker(url(Role.WORKER), ollama.url, node="n1"),
+            worker(url(Role.WORKER), ollama.url, node="n2"),
+            AsyncClient(url(Role.CLIENT), app="acl") as client,
+        ):
+            await _a_clients_day(client, ollama)
+            await _an_operators_day(url(Role.COORDINATOR))
+            await _look(url(Role.DASHBOARD))
+            await _look(url(Role.CLIENT))
+        async with AsyncClient(url(Role.CLIENT), app="acl") as client:
+            late = client.submit(chat="hi", model="tiny", wait_for_node=True, deadline=0.1)
+            with pytest.raises(Exception, match="deadline"):
+                await late
+
+
+async def _a_clients_day(client: AsyncClient, ollama: OllamaDouble) -> None:
+    await client.submit(chat="hi", model="tiny")
+    assert "".join([piece async for piece in client.submit(generate="hi", model="tiny", stream=True)])
+    vectors = client.submit(embed=["a", "b"], model="tiny-embed", hedge=True)
+    assert len((await vectors).embeddings) == 2
+    assert (await client.submit(embed=["a", "b"], model="tiny-embed")).routing.cached
+    picture = client.submit(chat=[{"role": "user", "content": "?", "images": [b"\x89PNG"]}], model="tiny")
+    await picture
+    assert await client.attach(picture.id)
+    ollama.tokens_may_flow.clear()
+    running = client.submit(chat="long", model="tiny", stream=True)
+    waiting = [client.submit(chat="next", model="tiny", hedge=True) for _ in range(6)]
+    await let_tokens_flow(ollama, ollama.seen.tokens + 1)
+    for job in (running, *waiting):
+        await client.explain(job.id)
+        await job.cancel()
+    ollama.tokens_may_flow.set()
+    await client.invalidate_cache_by_model("tiny-embed")
+    await client.clear_cache()
+
+
+async def _an_operators_day(url: str) -> None:
+    async with AsyncClient(url, app="operator") as operator:
+        await operator.cordon("n1")
+        await operator.set_node("n1", priority=7, labels=["big"])
+        await operator.uncordon("n1")
+        await operator.drain("n2", 0)
+        await operator.set_limits(max_queue_size=100, max_queue_bytes=10**9)
+        await operator.set_quota("acl", concurrency=50, requests_per_minute=1000)
+        await operator.submit(chat="hi", model="tiny")
+        assert (await operator.limits()).apps
+        assert await operator.dead() == []
+        await operator.drop_dead("nosuchjob")
+
+
+async def _look(url: str) -> None:
+    broker = Broker(parse_url(url), name="look")
+    try:
+        await broker.open()
+        registry = Registry(broker)
+        assert len(await registry.nodes()) == 2
+        assert await registry.models()
+        assert await registry.queues()
+        assert any(job.state == "done" for job in await registry.jobs())
+        assert (await registry.stats())["total_requests"] > 5
+    finally:
+        await broker.close()
+
+
+async def test_dead_workers_are_reaped_and_dead_letters_retried(at_work: Locked) -> None:
+    boss = Broker(parse_url(at_work.url(Role.COORDINATOR)), name="boss")
+    letters = Operations(boss)
+    async with fabric_at(at_work.url(Role.WORKER)) as fabric:
+        await fabric.worker("w1")
+        await fabric.submit("j1", hedge=1)
+        for _ in range(3):
+            await fabric.claim_one()
+            await fabric.expire_lease("j1")
+            await fabric.reap()
+        assert await fabric.state("j1") == "dead"
+        assert [each.id for each in await letters.dead()] == ["j1"]
+        assert await letters.retry(["j1"]) == {"j1": "retried"}
+        claimed = await fabric.claim_one()
+        await fabric.broker.renew([claimed.lease], 60_000, patience_seconds=1)
+        await fabric.broker.release(claimed.lease)
+        lease = (await fabric.claim_one()).lease
+        assert await fabric.broker.fail(lease, b"x", retry=True, most_errors=3, backoff_ms=1) == "retry"
+        await fabric.broker.leave("w1")
+    await boss.close()
+
+
+# --- what is refused is told
+
+
+async def test_a_role_that_is_too_small_is_told(locked: Locked) -> None:
+    async with AsyncClient(locked.url(Role.CLIENT), app="acl") as client:
+        with pytest.raises(
+            BrokerUnavailable, match=r"user sollol-cell-2-client do control .*role is too small"
+        ) as caught:
+            await client.cordon("n1")
+        assert caught.value.refused
+    broker = Broker(parse_url(locked.url(Role.DASHBOARD)), name="tests")
+    with pytest.raises(BrokerUnavailable, match=r"dashboard do cancel .*role is too small"):
+        await broker.cancel("j1")
+    await broker.close()
+
+
+async def test_only_the_admin_loads_the_functions(locked: Locked) -> None:
+    with locked.raw(Role.ADMIN) as admin:
+        admin.execute_command("FUNCTION", "FLUSH")
+    broker = Broker(parse_url(locked.url(Role.CLIENT)), name="tests")
+    with pytest.raises(BrokerUnavailable, match=r"run `sollol doctor` once as .* sollol-admin"):
+        await broker.cancel("j1")
+    doctor = ["doctor", "--redis", locked.url(Role.ADMIN)]
+    said = await asyncio.to_thread(CliRunner().invoke, command_line, doctor)
+    assert library().name in said.output
+    assert await broker.cancel("nosuchjob") == "unknown"
+    await broker.close()
+
+
+async def test_a_user_that_may_not_even_give_its_name(locked: Locked) -> None:
+    with locked.raw(Role.ADMIN) as admin:
+        admin.execute_command("ACL", "SETUSER", "tight", "on", ">pw", f"~{F}*", "+ping")
+    broker = Broker(parse_url(f"unix://tight:pw@{locked.socket}"), name="tests")
+    await broker.open()
+    assert await broker.link.call("PING") == b"PONG"
+    await broker.close()
