@@ -121,12 +121,21 @@ class Link:
                 raise BrokerUnavailable(
                     f"Redis at {self.url} refused the login: {_first_words(error)}", refused=True
                 ) from None
+            except BrokerUnavailable:
+                raise
             except TimeoutError:
                 raise BrokerUnavailable(
                     f"Redis at {self.url} did not answer within {self.config.connect_seconds:g} s: "
                     "check the address, the firewall and whether the server hangs"
                 ) from None
             except (RedisError, RedisClusterException, OSError) as error:
+                if self.url.tls is not None and _is_about_tls(error):
+                    raise BrokerUnavailable(
+                        f"the TLS handshake with Redis at {self.url} failed ({_first_words(error)}): ca= must name "
+                        "the CA that signed the server's certificate, and that certificate the host; where the server "
+                        "wants a certificate of us, cert= and key= name it",
+                        refused="certificate" in str(error),
+                    ) from None
                 raise BrokerUnavailable(
                     f"cannot reach Redis at {self.url} ({_first_words(error)}): is it running, and is the "
                     "address right? `sollol up` starts one here; SOLLOL_REDIS_URL or --redis names another"
@@ -250,6 +259,9 @@ class Link:
         tls = self.url.tls
         if tls is None:
             return {}
+        for name, path in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key)):
+            if path and not os.access(path, os.R_OK):
+                raise BrokerUnavailable(f"the file that {name}= names cannot be read: {path}", refused=True)
         return {
             "ssl_ca_certs": tls.ca,
             "ssl_certfile": tls.cert,
@@ -306,6 +318,11 @@ class Link:
 def _code(error: RedisError) -> str:
     """The code of an error reply; redis-py cuts it off the text of those that it knows."""
     return error.status_code or str(error).partition(" ")[0]
+
+
+def _is_about_tls(error: BaseException) -> bool:
+    """redis-py hands on what OpenSSL said, but only as text. A server that wants our certificate may just hang up."""
+    return any(word in str(error).lower() for word in ("certificate", "ssl", "reset by peer"))
 
 
 def _first_words(error: BaseException) -> str:

@@ -6,7 +6,8 @@
     redis+cluster://host[:6379][,host…]                  rediss+cluster://…
 
 Options after "?": `fabric=NAME`, `password_file=PATH`, `sentinel_password_file=PATH`, and for TLS
-`ca=PATH`, `cert=PATH`, `key=PATH`, `check_hostname=no`.
+`ca=PATH`, `cert=PATH`, `key=PATH`, `check_hostname=no`; redis-py's `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile` and
+`ssl_check_hostname` mean the same.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ from .names import check_name
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 _OPTIONS = {"fabric", "password_file", "sentinel_password_file", "ca", "cert", "key", "check_hostname", "db"}
+_OTHER_NAMES = {
+    "ssl_ca_certs": "ca",
+    "ssl_certfile": "cert",
+    "ssl_keyfile": "key",
+    "ssl_check_hostname": "check_hostname",
+}
+_NO = ("no", "false", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,20 @@ class BrokerUrl:
         """Whether it is reached without leaving this machine."""
         return self.mode == "unix" or all(is_loopback(host) for host, _ in self.hosts)
 
+    def refuse_open(self) -> None:
+        """Refuse a Redis that others reach, too, and that asks neither for a password nor for a certificate.
+
+        Raises:
+            BrokerUnavailable: it is such a one.
+        """
+        if not (self.is_loopback or self.password or (self.tls and self.tls.cert)):
+            raise BrokerUnavailable(
+                f"{self} is on the network and we have no password for it: whoever reaches it could read every "
+                "prompt. Set requirepass, or users (`sollol acl`), and give us the password in the URL or in "
+                "SOLLOL_REDIS_PASSWORD; where you trust the whole network, --insecure goes on without",
+                refused=True,
+            )
+
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a host of that name."""
@@ -95,7 +117,7 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
     Args:
         url: see the top of this file.
         environ: where to look for SOLLOL_REDIS_PASSWORD and SOLLOL_REDIS_PASSWORD_FILE when the URL
-            has no password; None = nowhere.
+            has no password, and with TLS for SOLLOL_REDIS_CA, _CERT and _KEY; None = nowhere.
 
     Raises:
         BrokerUnavailable: the URL makes no sense; the message never repeats its secrets.
@@ -113,7 +135,8 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
         raise _bad("its scheme is none of redis, rediss, unix, redis+sentinel, redis+cluster")
     if parts.fragment or (scheme != "unix" and "@" in parts.path):
         raise _bad("in a password, write # as %23, / as %2F, ? as %3F and @ as %40")
-    options = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    given = parse_qs(parts.query, keep_blank_values=True)
+    options = {_OTHER_NAMES.get(name, name): values[-1] for name, values in given.items()}
     if not set(options) <= _OPTIONS:
         raise _bad(f"unknown option; known are {', '.join(sorted(_OPTIONS))}")
     if fabric := options.get("fabric", ""):
@@ -136,9 +159,11 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
         return BrokerUrl("unix", path=unquote(parts.path), db=_number(options.get("db", "0"), "db"), **common)
     tls = None
     if scheme == "rediss":
-        tls = Tls(
-            options.get("ca"), options.get("cert"), options.get("key"), options.get("check_hostname") != "no"
-        )
+        files = {
+            name: options.get(name) or (environ or {}).get(f"SOLLOL_REDIS_{name.upper()}") or None
+            for name in ("ca", "cert", "key")
+        }
+        tls = Tls(**files, check_hostname=options.get("check_hostname", "").lower() not in _NO)
     hosts = tuple(_host(each, 26379 if kind == "sentinel" else 6379) for each in where.split(","))
     path = [unquote(part) for part in parts.path.split("/") if part]
     if kind == "sentinel":

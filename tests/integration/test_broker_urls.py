@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from fabric_kit import Fabric, fabric_at, ids
+from redis_7 import redis_7_on_path
 from sollol_broker import Broker, BrokerUnavailable, LinkConfig, parse_url
 from sollol_broker.child import ChildProcess, free_port, last_lines
 from sollol_broker.embedded import EmbeddedBroker, find_server
@@ -225,7 +226,7 @@ async def test_a_cluster_is_asked_for_the_fabrics_primary(cluster: EmbeddedBroke
 
 @dataclass(frozen=True)
 class _Certificates:
-    """A CA with a certificate for the server "localhost" and one for a client, and a CA nobody knows."""
+    """A CA with a certificate for the server "localhost" and one for a client; and a CA nobody knows, with one, too."""
 
     folder: Path
 
@@ -258,12 +259,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> _Certificates:
             "-out",
             f"{ca}.pem",
         )
-    for name, extension in (
-        ("server", "subjectAltName=DNS:localhost"),
-        ("client", "extendedKeyUsage=clientAuth"),
+    for name, ca, extension in (
+        ("server", "ca", "subjectAltName=DNS:localhost"),
+        ("client", "ca", "extendedKeyUsage=clientAuth"),
+        ("forged", "stranger", "extendedKeyUsage=clientAuth"),
     ):
         openssl(
-            *("req", "-x509", *key, "-subj", f"/CN={name}", "-CA", "ca.pem", "-CAkey", "ca.key"),
+            *("req", "-x509", *key, "-subj", f"/CN={name}", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key"),
             *("-addext", "basicConstraints=critical,CA:false", "-addext", extension),
             *("-keyout", f"{name}.key", "-out", f"{name}.pem"),
         )
@@ -324,8 +326,50 @@ async def test_tls(redis_url: str, certificates: _Certificates) -> None:
             f"rediss://localhost:{port}/0",  # not signed by a CA that the system knows
         ):
             assert "certificate" in (await _refusal(url)).lower()
-        assert "cannot reach Redis" in await _refusal(f"rediss://localhost:{port}/0?ca=/nowhere.pem")
+        assert "cannot be read" in await _refusal(f"rediss://localhost:{port}/0?ca=/nowhere.pem")
         await _refusal(f"redis://localhost:{port}/0")
+
+
+@pytest.fixture(params=["yes", "no"], ids=["mTLS", "TLS"])
+def tls_redis(
+    request: pytest.FixtureRequest, certificates: _Certificates, tmp_path: Path
+) -> Iterator[tuple[int, bool]]:
+    """A Redis 7 that speaks TLS itself: its port, and whether it wants a certificate of its clients."""
+    port = free_port()
+    directives: dict[str, str | int] = {
+        "tls-port": port,
+        "tls-cert-file": str(certificates.path("server.pem")),
+        "tls-key-file": str(certificates.path("server.key")),
+        "tls-ca-cert-file": str(certificates.path("ca.pem")),
+        "tls-auth-clients": request.param,
+        "requirepass": _SECRET,
+    }
+    with (
+        redis_7_on_path(tmp_path),
+        EmbeddedBroker(server="redis", appendonly=False, password=_SECRET, config=directives),
+    ):
+        yield port, request.param == "yes"
+
+
+async def test_a_redis_that_speaks_tls_itself(
+    tls_redis: tuple[int, bool], certificates: _Certificates
+) -> None:
+    port, is_mutual = tls_redis
+    ca, stranger = certificates.path("ca.pem"), certificates.path("stranger.pem")
+    own = f"ssl_certfile={certificates.path('client.pem')}&ssl_keyfile={certificates.path('client.key')}"
+    where = f"rediss://:{_SECRET}@localhost:{port}/0"
+    await _one_job(f"{where}?ssl_ca_certs={ca}&{own}")
+    if is_mutual:
+        assert "TLS handshake" in await _refusal(f"{where}?ca={ca}")
+        forged = f"cert={certificates.path('forged.pem')}&key={certificates.path('forged.key')}"
+        assert "TLS handshake" in await _refusal(f"{where}?ca={ca}&{forged}")
+    else:
+        await _one_job(f"{where}?ca={ca}")
+    assert "TLS handshake" in await _refusal(f"{where}?ca={stranger}&{own}")
+    assert "TLS handshake" in await _refusal(f"{where}?{own}")
+    assert "TLS handshake" in await _refusal(f"{where.replace('localhost', '127.0.0.1')}?ca={ca}&{own}")
+    assert "refused the login" in await _refusal(f"{where.replace(_SECRET, 'wrong')}?ca={ca}&{own}")
+    await _refusal(f"redis://:{_SECRET}@localhost:{port}/0")
 
 
 async def test_tls_on_both_sides(redis_url: str, certificates: _Certificates) -> None:
@@ -333,4 +377,4 @@ async def test_tls_on_both_sides(redis_url: str, certificates: _Certificates) ->
     own = f"cert={certificates.path('client.pem')}&key={certificates.path('client.key')}"
     async with _tls(unquote(urlsplit(redis_url).path), certificates, client_needed=True) as port:
         await _one_job(f"rediss://localhost:{port}/0?ca={ca}&{own}")
-        await _refusal(f"rediss://localhost:{port}/0?ca={ca}")
+        assert "TLS handshake" in await _refusal(f"rediss://localhost:{port}/0?ca={ca}")

@@ -184,3 +184,14 @@ async def test_a_wrong_command_line_says_what_is_wrong(tmp_path: Path) -> None:
 def _llama_servers(process: WorkerProcess) -> list[psutil.Process]:
     children = psutil.Process(process.process.pid).children(recursive=True)
     return [child for child in children if "llama-server" in child.name()]
+
+
+async def test_a_redis_on_the_network_without_a_password_is_refused(tmp_path: Path) -> None:
+    # 192.0.2.0/24 is nobody's.
+    async with worker_process("redis://192.0.2.1", tmp_path / "log") as process:
+        assert await process.exit_status() == 3
+        assert "whoever reaches it could read every prompt" in process.said()
+        assert "--insecure" in process.said()
+    async with worker_process("redis://192.0.2.1", tmp_path / "log", "--insecure") as process:
+        await wait_until(lambda: "found no LLM server" in process.said(), timeout=20, what="it to go on")
+        assert "could read every prompt" not in process.said()

@@ -35,6 +35,10 @@ _SECRET = "hunter2"  # noqa: S105  # the canary that must show nowhere
             "rediss://box?ca=/c.pem&cert=/x.pem&key=/k.pem&check_hostname=no",
             BrokerUrl("single", (("box", 6379),), tls=Tls("/c.pem", "/x.pem", "/k.pem", False)),
         ),
+        (
+            "rediss://box?ssl_ca_certs=/c.pem&ssl_certfile=/x.pem&ssl_keyfile=/k.pem&ssl_check_hostname=False",
+            BrokerUrl("single", (("box", 6379),), tls=Tls("/c.pem", "/x.pem", "/k.pem", False)),
+        ),
         ("unix:///run/redis.sock", BrokerUrl("unix", path="/run/redis.sock")),
         ("unix:///run/a%20b.sock?db=2&fabric=x", BrokerUrl("unix", path="/run/a b.sock", db=2, fabric="x")),
         ("unix://:hunter2@/run/a@b.sock", BrokerUrl("unix", path="/run/a@b.sock", password=_SECRET)),
@@ -88,6 +92,34 @@ def test_the_password_may_stand_in_the_environment() -> None:
     assert parse("redis://:own@box", environ=environ).password != _SECRET
     assert parse("redis://box").password is None
     assert parse("redis://box", environ={"SOLLOL_REDIS_PASSWORD": ""}).password is None
+
+
+def test_certificates_may_be_named_in_the_environment() -> None:
+    environ = {"SOLLOL_REDIS_CA": "/c.pem", "SOLLOL_REDIS_CERT": "/x.pem", "SOLLOL_REDIS_KEY": "/k.pem"}
+    assert parse("rediss://box", environ=environ).tls == Tls("/c.pem", "/x.pem", "/k.pem")
+    assert parse("rediss://box?ca=/own.pem", environ=environ).tls == Tls("/own.pem", "/x.pem", "/k.pem")
+    assert parse("redis://box", environ=environ).tls is None
+
+
+@pytest.mark.parametrize(
+    ("text", "is_refused"),
+    [
+        ("redis://box", True),
+        ("redis://me@box", True),  # a name alone opens nothing that is locked
+        ("rediss://box", True),  # it shows its certificate, and takes everybody
+        ("redis+sentinel://box/main", True),
+        ("redis+cluster://localhost,box", True),
+        ("redis://0.0.0.0", True),
+        ("redis://:hunter2@box", False),
+        ("rediss://box?cert=/x.pem&key=/k.pem", False),
+        ("redis://localhost", False),
+        ("redis://[::1]", False),
+        ("unix:///run/redis.sock", False),
+    ],
+)
+def test_which_redis_is_open_to_the_network(text: str, is_refused: bool) -> None:
+    with pytest.raises(BrokerUnavailable, match="--insecure") if is_refused else contextlib.nullcontext():
+        parse(text).refuse_open()
 
 
 def test_a_password_file_that_cannot_serve(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ class Options:
 @click.option("--drain", "drain_seconds", type=click.FloatRange(min=0), default=30.0, show_default=True,
               metavar="SECONDS",
               help="On SIGTERM, time for running jobs to end before they are handed back.")  # fmt: skip
+@click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
+              help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 def main(
     redis_url: str,
@@ -77,6 +79,7 @@ def main(
     labels: tuple[str, ...],
     lease_seconds: float,
     drain_seconds: float,
+    insecure: bool,
     verbose: bool,
 ) -> None:
     """Join a SOLLOL fabric: pull jobs from Redis and run them on this machine's LLM servers.
@@ -96,8 +99,11 @@ def main(
     for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
+        url = parse(redis_url, environ=os.environ)
+        if not insecure:
+            url.refuse_open()
         options = Options(
-            url=parse(redis_url, environ=os.environ),
+            url=url,
             config=WorkerConfig(
                 node=node,
                 slots=slots,
