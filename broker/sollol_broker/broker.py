@@ -20,11 +20,15 @@ from .keys import Keys
 from .library import Library, library
 from .link import Link, LinkConfig
 from .names import key_part
+from .outcome import Seam
 from .url import BrokerUrl
 from .wire import Reply
+from .words import Entry
 
 # Redis 7.0 brought functions.
 _OLDEST_REDIS = 7
+# Entries of a stream that are read at once.
+_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,9 +384,14 @@ class Broker:
         )
         return Finished(reply[0] == 1, _claim_reply(reply[1]) if then else Claims())
 
-    async def emit(self, lease: Lease, seq: int, piece: bytes) -> bool:
-        """Show a piece; False: the job is no longer ours."""
-        return bool(await self._call("emit", *lease.arguments(), seq, piece) == 1)
+    async def emit(self, lease: Lease, seq: int, piece: bytes, *, seam: Seam | None = None) -> bool:
+        """Show a piece; False: the job is no longer ours.
+
+        Args:
+            seam: with the first piece of an attempt that goes on with what earlier ones have said.
+        """
+        noted = () if seam is None else (seam.offset, seam.how)
+        return bool(await self._call("emit", *lease.arguments(), seq, piece, *noted) == 1)
 
     async def fail(
         self, lease: Lease, error: bytes, *, retry: bool, most_errors: int, backoff_ms: int
@@ -448,6 +457,15 @@ class Broker:
         """The large inputs of a job, in order."""
         reply = await self.link.call("HMGET", self.keys.blob(job_id), *range(count))
         return [bytes(each) for each in reply if each is not None]
+
+    async def pieces(self, job_id: str) -> list[dict[bytes, bytes]]:
+        """All pieces that lie in a job's events, in order, whichever attempt said them."""
+        found: list[dict[bytes, bytes]] = []
+        start = "-"
+        while rows := await self.link.call("XRANGE", self.keys.events(job_id), start, "+", "COUNT", _ROWS):
+            found += [dict(zip(flat[::2], flat[1::2], strict=True)) for _, flat in rows]
+            start = f"({_text(rows[-1][0])}"
+        return [entry for entry in found if entry[b"t"] == Entry.PIECE.encode()]
 
     async def drop_inbox(self, who: str) -> None:
         """Take an inbox away when its owner goes."""

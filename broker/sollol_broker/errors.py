@@ -198,9 +198,14 @@ _FACTS = ("field", "reasons", "status", "retryable", "partial", "phase", "attemp
 
 
 def to_wire(error: SollolError) -> dict[str, Any]:
-    """Describe `error` as plain data: {"error": class name, "message": text, + its facts}."""
+    """Describe `error` as plain data: {"error": class name, "message": text, + its facts}.
+
+    A class that only one room knows travels as the nearest that all know.
+    """
     facts = {name: getattr(error, name) for name in _FACTS if getattr(error, name, None)}
-    return {"error": type(error).__name__, "message": str(error), **facts}
+    names = [kind.__name__ for kind in type(error).__mro__]
+    known = next((name for name in names if name in _BY_NAME), names[0])
+    return {"error": known, "message": str(error), **facts}
 
 
 def from_wire(data: Mapping[str, Any]) -> SollolError:

@@ -124,9 +124,23 @@ def timeline(fields: Mapping[str, str]) -> tuple[Moment, ...]:
         found.append(Moment(attempt.claimed, f"attempt {attempt.number}: taken by {attempt.node}"))
         found.append(Moment(attempt.ended, f"attempt {attempt.number}: {_ended(attempt)}"))
     found += [Moment(each.at, f"{each.node} {each.text}") for each in refusals(fields)]
+    found += _seams(fields)
     found += _present(fields, past)
     # Of one moment, the cause comes before its effect: the order in which they were found.
     return tuple(sorted((moment for moment in found if moment.at), key=lambda moment: moment.at))
+
+
+def _seams(fields: Mapping[str, str]) -> list[Moment]:
+    """Where attempts went on with the text of earlier ones."""
+    found = []
+    for row in fields.get("seams", "").split(";"):
+        head, *facts = row.rsplit(",", 3)
+        number, comma, node = head.partition(",")
+        if comma and len(facts) == 3:
+            at, offset, how = facts
+            what = f"attempt {number}: {node} goes on at character {int(_number(offset)):,} ({how})"
+            found.append(Moment(_seconds(at), what))
+    return found
 
 
 def _present(fields: Mapping[str, str], past: tuple[Attempt, ...]) -> list[Moment]:

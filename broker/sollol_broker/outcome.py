@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import errors
@@ -14,6 +14,22 @@ from .words import JobState
 
 # A long generation's `context`, or the logprobs of each token, are long lists.
 _MAX_ITEMS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """Where an attempt went on with what an earlier one had said.
+
+    Attributes:
+        offset: characters of the text that came from earlier attempts.
+        how: "continued" (the model went on behind them), "repeated" (it began anew, said the same again, and went on),
+            or "complete" (nothing was left to say).
+    """
+
+    attempt: int
+    node: str
+    offset: int
+    how: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +46,8 @@ class Routing:
         hedged: the answer is that of a second copy.
         cached: "local" or "shared" where an earlier request of the same kind had this answer, and the rest tells of
             that one; "" = it was made for this one.
+        seams: where attempts went on with the text of earlier ones; empty = one attempt said it all. Times and speed
+            are of the last attempt.
     """
 
     node: str
@@ -47,10 +65,22 @@ class Routing:
     score: float = 1.0
     hedged: bool = False
     cached: str = ""
+    seams: tuple[Seam, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return {**plain, "seams": [asdict(seam) for seam in self.seams]}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Routing:
+        """What `as_dict` gave; fields of other releases are left out.
+
+        Raises:
+            TypeError: it is something else.
+        """
+        known = {name: value for name, value in given.items() if name in cls.__slots__}
+        return cls(**{**known, "seams": tuple(Seam(**seam) for seam in known.get("seams") or ())})
 
 
 def pack_answer(answer: Mapping[str, Any], routing: Routing) -> bytes:

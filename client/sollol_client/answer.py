@@ -79,8 +79,7 @@ def make_answer(outcome: Mapping[str, Any]) -> Answer:
     fields = dict(outcome["answer"])
     if isinstance(fields.get("embeddings"), Mapping):
         fields["embeddings"] = unpack_vectors(fields["embeddings"])
-    known = {name: value for name, value in outcome["routing"].items() if name in Routing.__slots__}
-    return Answer(fields, Routing(**known))
+    return Answer(fields, Routing.from_dict(outcome["routing"]))
 
 
 def check_answer(job_id: str, data: bytes) -> None:

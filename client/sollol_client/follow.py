@@ -41,10 +41,11 @@ def check_entry_id(entry_id: str | None) -> None:
 class Follower:
     """What is known of one job. Entries may come twice or late; an ended job stays ended.
 
-    A new attempt begins its text anew. As long as it repeats what was already shown, nothing is shown
-    twice; where it says something else, the stream breaks with an error, and only `outcome` has the new
-    answer whole. Pieces are numbered without gaps: after one that passed us by, none is shown until it has
-    come from the job's own events, or the answer has brought the rest of the text.
+    Each piece tells where in the text it belongs. A new attempt goes on behind what earlier ones said, or begins
+    anew; as long as it repeats what was already shown, nothing is shown twice. Where it says something else, the
+    stream breaks with an error, and only `outcome` has the new answer whole. Pieces are numbered without gaps:
+    after one that passed us by, none is shown until it has come from the job's own events, or the answer has
+    brought the rest of the text.
 
     Fences only grow, unless Redis has lost its last moments: then attempts of lower or equal number begin behind
     what was seen, and count.
@@ -74,9 +75,10 @@ class Follower:
     is_resuming: bool = field(init=False)
     _newest: EntryOrder = (0, 0)
     _began: EntryOrder = (0, 0)
-    _seq: int = 0
+    # The last piece taken in: where it stands, its attempt, its number.
+    _last: tuple[EntryOrder, int, int] = ((0, 0), 0, 0)
     _shown: list[str] = field(default_factory=list)
-    _to_repeat: str = ""
+    _chars: int = 0
 
     def __post_init__(self) -> None:
         self.is_resuming = self.after is not None
@@ -96,14 +98,12 @@ class Follower:
         if kind == Entry.END:
             piece = self._end(JobState(entry[b"x"].decode()), entry[b"d"], fence, at)
         else:
-            if fence < self.fence and not is_new:
-                return None
             self.news += 1
-            if fence != self.fence or (is_start and at > self._began):
-                self._begin(fence, at)
-            if is_start:
-                self.node = entry[b"n"].decode()
-            piece = None if is_start else self._take_piece(int(entry[b"s"]), entry[b"d"])
+            if fence > self.fence or is_new:
+                self.state, self.fence = JobState.RUNNING, fence
+                if is_start:
+                    self.node, self._began = entry[b"n"].decode(), at
+            piece = None if is_start else self._take_piece(at, fence, int(entry[b"s"]), entry[b"d"])
         is_known = self.after is not None and at <= self.after
         if self.after is not None and at == self.after:
             self.is_resuming = False
@@ -123,39 +123,47 @@ class Follower:
         """
         self.job_id = job_id or self.job_id
         self.state, self.outcome = JobState.QUEUED, None
-        self.fence, self._newest, self._began = 0, (0, 0), (0, 0)
+        self.fence, self._newest, self._began, self._last = 0, (0, 0), (0, 0), ((0, 0), 0, 0)
 
-    def _begin(self, fence: int, at: EntryOrder) -> None:
-        self.state = JobState.RUNNING
-        self.fence, self._began = fence, at
-        self._seq, self.lacks_pieces = 0, False
-        self._to_repeat = "".join(self._shown)
-
-    def _take_piece(self, seq: int, data: bytes) -> Delta | None:
-        if seq <= self._seq or self.broken is not None:
+    def _take_piece(self, at: EntryOrder, fence: int, seq: int, packed: bytes) -> Delta | None:
+        """1. seen before, or left over from a dead attempt; 2. one that does not follow the last; 3. the next."""
+        last_at, last_fence, last_seq = self._last
+        is_known = at <= last_at if at > (0, 0) else (fence, seq) <= (last_fence, last_seq)
+        if is_known or self.broken is not None:  # 1
             return None
-        self.lacks_pieces = seq > self._seq + 1
-        if self.lacks_pieces:
+        # Fences of a Redis that has lost its last moments come again.
+        is_same = fence == last_fence and seq > last_seq and not last_at < self._began < at
+        data = unpack(packed, max_bytes=MAX_ANSWER_BYTES)
+        follows = seq == (last_seq + 1 if is_same else 1)
+        self.lacks_pieces = not follows or data.get("at", 0) > self._chars
+        if self.lacks_pieces:  # 2
             if self.is_resuming:  # its first entries are gone, and with them what was shown
                 self._break_off()
             return None
-        self._seq = seq
-        return self._piece(unpack(data, max_bytes=MAX_ANSWER_BYTES))
+        self._last = at, fence, seq  # 3
+        return self._piece(data)
 
     def _piece(self, data: Mapping[str, Any]) -> Delta | None:
-        delta = Delta.of(data, self.entry_id)
-        if self._to_repeat:
-            known = min(len(delta), len(self._to_repeat))
-            if delta[:known] != self._to_repeat[:known]:
+        """What of it is new; None when all of it is shown already."""
+        delta, at = Delta.of(data, self.entry_id), data.get("at", 0)
+        if at < self._chars:
+            known = self._text()[at : at + len(delta)]
+            if delta[: len(known)] != known:
                 self._break()
                 return None
-            self._to_repeat = self._to_repeat[known:]
-            delta = Delta.of({**data, "text": delta[known:]}, self.entry_id)
+            delta = Delta.of({**data, "text": delta[len(known) :]}, self.entry_id)
             if not delta and not delta.tool_calls:
                 return None
-        if delta:
-            self._shown.append(str(delta))
+        if not (delta or delta.thinking or delta.tool_calls or delta.logprobs):
+            return None
+        self._shown.append(str(delta))
+        self._chars += len(delta)
         return delta
+
+    def _text(self) -> str:
+        """All that was shown."""
+        self._shown = ["".join(self._shown)]
+        return self._shown[0]
 
     def _end(self, state: JobState, data: bytes, fence: int, at: EntryOrder) -> Delta | None:
         self.state = state
@@ -170,7 +178,7 @@ class Follower:
 
     def _rest(self, text: str) -> Delta | None:
         """What the answer says beyond the pieces that were shown, if some were."""
-        shown = "".join(self._shown)
+        shown = self._text()
         if shown == text or self.broken is not None or not (shown or self.after):
             return None
         if not text.startswith(shown):
@@ -182,7 +190,7 @@ class Follower:
         self.broken = BackendError(
             f"job {self.job_id}: its node went away in mid-answer and another one answers differently; "
             "result() has the new answer whole",
-            partial="".join(self._shown),
+            partial=self._text(),
         )
 
     def _break_off(self) -> None:

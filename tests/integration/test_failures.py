@@ -19,12 +19,11 @@ from sollol_broker.errors import (
 )
 from sollol_broker.words import JobState
 from sollol_worker_agent.backends import OllamaBackend, Timeouts
-from sollol_worker_agent.doubles import DoubleModel, OllamaDouble
+from sollol_worker_agent.doubles import OllamaDouble
 from sollol_worker_agent.doubles.http_server import HttpServer, Reply, Request
 from waiting import wait_until
 
 FOX = "the quick brown fox jumps over the lazy dog"
-OTHER = DoubleModel("tiny", answer="the quick brown cat sleeps")
 
 
 @pytest.fixture
@@ -217,32 +216,6 @@ async def test_a_deadline_that_passes_in_mid_answer_frees_the_backend(
         view = await client.job(job.id)
     assert view is not None
     assert (view.state, view.errors) == (JobState.EXPIRED, 0)
-
-
-@pytest.mark.parametrize("second", [CHAT_MODEL, OTHER, DoubleModel("tiny", answer="the quick")])
-async def test_a_stream_goes_on_where_its_node_died_unless_the_next_says_something_else(
-    redis_url: str, client: AsyncClient, second: DoubleModel
-) -> None:
-    async with OllamaDouble([CHAT_MODEL]) as first, worker(redis_url, first.url, node="first"):
-        first.tokens_may_flow.clear()
-        job = client.submit(chat="hi", model="tiny", stream=True)
-        reader = aiter(job)
-        await let_tokens_flow(first, 4)
-        pieces = [await anext(reader)]
-        while "".join(pieces) != "the quick brown fox":
-            pieces.append(await anext(reader))
-        async with OllamaDouble([second]) as other, worker(redis_url, other.url, node="second"):
-            await first.stop()
-            if second is CHAT_MODEL:
-                pieces += [piece async for piece in reader]
-                assert "".join(pieces) == FOX
-            else:
-                with pytest.raises(BackendError, match="answers differently") as broken:
-                    pieces += [piece async for piece in reader]
-                assert broken.value.partial == "".join(pieces) == "the quick brown fox"
-            answer = await job
-    assert answer.text == second.answer
-    assert (answer.routing.node, answer.routing.attempt) == ("second", 2)
 
 
 async def test_a_model_that_is_removed_while_its_jobs_wait(redis_url: str, client: AsyncClient) -> None:

@@ -19,8 +19,9 @@ def start(at: int, fence: int = 1) -> Entry:
     return {b"e": b"%d-0" % at, b"t": b"start", b"f": b"%d" % fence, b"n": b"n1", b"w": b"w1"}
 
 
-def piece(at: int, seq: int, text: str, fence: int = 1) -> Entry:
-    data = pack({"text": text})
+def piece(at: int, seq: int, text: str, fence: int = 1, behind: int | None = None) -> Entry:
+    """Behind so many characters; unless told otherwise, of pieces of one character each."""
+    data = pack({"text": text, "at": seq - 1 if behind is None else behind})
     return {b"e": b"%d-0" % at, b"t": b"piece", b"f": b"%d" % fence, b"s": b"%d" % seq, b"d": data}
 
 
@@ -54,7 +55,7 @@ def test_behind_any_entry_the_stream_goes_on_with_the_rest(cut: int) -> None:
 
 def test_a_resumed_stream_knows_what_was_shown_before_it() -> None:
     follower = Follower("j", after=(12, 0))
-    again = (start(20, 2), piece(21, 1, "abc", 2), piece(22, 2, "d", 2), end(23, "abcd", 2))
+    again = (start(20, 2), piece(21, 1, "abc", 2), piece(22, 2, "d", 2, behind=3), end(23, "abcd", 2))
     assert read(follower, *WHOLE[:3], *again) == [("c", "21-0"), ("d", "22-0")]
     follower = Follower("j", after=(12, 0))
     assert read(follower, *WHOLE[:3], start(20, 2), piece(21, 1, "xyz", 2)) == []
@@ -102,6 +103,47 @@ def test_entries_that_do_not_say_where_they_stand_are_taken_by_their_fence() -> 
     follower = Follower("j")
     bare = [{name: value for name, value in entry.items() if name != b"e"} for entry in WHOLE]
     assert read(follower, *bare, *bare) == [(text, "") for text, _ in SHOWN]
+
+
+@pytest.mark.parametrize("say_where", [True, False])
+def test_an_attempt_that_goes_on_is_shown_behind_the_one_before(say_where: bool) -> None:
+    entries = [start(10), piece(11, 1, "ab"), start(20, 2), piece(21, 1, "c", 2, behind=2), end(22, "abc", 2)]
+    if not say_where:
+        entries = [{name: value for name, value in entry.items() if name != b"e"} for entry in entries]
+    follower = Follower("j")
+    assert [text for text, _ in read(follower, *entries, *entries)] == ["ab", "c"]
+    assert follower.broken is None
+
+
+def test_a_leftover_that_comes_late_is_not_shown_behind_the_attempt_that_went_on() -> None:
+    follower = Follower("j")
+    read(follower, start(10), piece(11, 1, "a"), start(20, 2), piece(21, 1, "b", 2, behind=1))
+    assert read(follower, piece(12, 2, "B", 1), piece(22, 2, "c", 2, behind=2)) == [("c", "22-0")]
+
+
+def test_what_passed_by_before_the_new_attempt_is_waited_for() -> None:
+    follower, missed = Follower("j"), piece(12, 2, "b")
+    later = (start(20, 2), piece(21, 1, "c", 2, behind=2), piece(22, 2, "d", 2, behind=3))
+    assert read(follower, start(10), piece(11, 1, "a"), *later) == [("a", "11-0")]
+    assert follower.lacks_pieces
+    again = read(follower, start(10), piece(11, 1, "a"), missed, *later)
+    assert [text for text, _ in again] == ["b", "c", "d"]
+    assert not follower.lacks_pieces
+
+
+def test_an_attempt_that_begins_anew_shows_only_what_is_new_and_breaks_where_it_differs() -> None:
+    follower = Follower("j")
+    anew = (start(20, 2), piece(21, 1, "a", 2), piece(22, 2, "bcd", 2))
+    assert [text for text, _ in read(follower, start(10), piece(11, 1, "abc"), *anew)] == ["abc", "d"]
+    assert read(follower, start(30, 3), piece(31, 1, "ax", 3)) == []
+    assert isinstance(follower.broken, BackendError)
+    assert follower.broken.partial == "abcd"
+
+
+def test_a_piece_that_only_says_where_it_goes_on_is_nothing_to_show() -> None:
+    follower = Follower("j")
+    entries = (piece(11, 1, "a"), piece(21, 1, "", 2, behind=1), piece(22, 2, "b", 2, behind=1))
+    assert [text for text, _ in read(follower, *entries)] == ["a", "b"]
 
 
 @pytest.mark.parametrize("bad", ["x", "1", "1-", "-1", "1-2-3", "1 - 2", "$", "+", "1-0\n", "\u0661-0"])

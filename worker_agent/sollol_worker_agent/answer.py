@@ -57,7 +57,7 @@ def embed_answer(model: str, vectors: Vectors) -> dict[str, Any]:
 
 
 def joined(pieces: Sequence[Piece]) -> dict[str, Any]:
-    """Several pieces as one entry of the events stream; absent keys are empty."""
+    """Several pieces as one entry of the events stream; absent keys are empty, absent `tokens` is 1."""
     data: dict[str, Any] = {}
     if text := "".join(piece.text for piece in pieces):
         data["text"] = text
@@ -67,6 +67,10 @@ def joined(pieces: Sequence[Piece]) -> dict[str, Any]:
         data["tool_calls"] = calls
     if logprobs := [dict(each) for piece in pieces for each in piece.logprobs]:
         data["logprobs"] = logprobs
+    if (tokens := sum(piece.tokens for piece in pieces)) != 1:
+        data["tokens"] = tokens
+    if ids := [each for piece in pieces for each in piece.ids]:
+        data["ids"] = ids
     return data
 
 

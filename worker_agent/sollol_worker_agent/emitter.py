@@ -1,40 +1,67 @@
-"""Sends an answer's pieces while it is made: the first at once, then one write in flight at a time."""
+"""Sends an answer's pieces while it is made: of a stream each, of any other long answer what is new each second."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from sollol_broker.broker import Broker, Lease
 from sollol_broker.codec import pack
+from sollol_broker.outcome import Seam
 
 from .answer import joined
 from .backends.protocol import Piece
 
+# Nobody reads along where an answer is not streamed: its pieces are kept for the case that this worker dies, and that
+# is worth something only where much would be lost.
+_FIRST_KEPT_SECONDS = 3.0
+_KEPT_SECONDS = 1.0
+
 
 class Emitter:
-    """The outgoing stream of one job. What comes while a write is in flight goes out in the next.
+    """The outgoing pieces of one job. What comes while a write is in flight goes out in the next.
 
     Args:
+        streams: whether somebody reads along: then the first piece leaves at once.
         on_lost: called once when Redis says that the job is no longer ours.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, broker: Broker, lease: Lease, *, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        lease: Lease,
+        *,
+        streams: bool,
+        on_lost: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._broker = broker
         self._lease = lease
+        self._streams = streams
         self._on_lost = on_lost
+        self._clock = clock
         self._pending: list[Piece] = []
+        self._at = 0
+        self._seam: Seam | None = None
         self._seq = 0
+        self._due_at = 0.0 if streams else clock() + _FIRST_KEPT_SECONDS
         self._sending: asyncio.Task[None] | None = None
 
+    def go_on(self, seam: Seam) -> None:
+        """Before the first piece: say that they go on with what earlier attempts have said."""
+        self._seam, self._at = seam, seam.offset
+        self._start()
+
     def add(self, piece: Piece) -> None:
-        """Send a piece, as soon as the line is free."""
+        """Send a piece, as soon as the line is free and it is due."""
         self._pending.append(piece)
-        if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send())
+        if self._streams or self._clock() >= self._due_at:
+            self._start()
 
     async def drain(self) -> None:
-        """Wait until all has been sent.
+        """Wait until all that is due has been sent.
 
         Raises:
             SollolError: Redis could not be reached.
@@ -42,17 +69,42 @@ class Emitter:
         if self._sending is not None:
             await self._sending
 
+    async def flush(self) -> None:
+        """Send all there is: this attempt ends without an answer, and the next one goes on.
+
+        Raises:
+            SollolError: Redis could not be reached.
+        """
+        await self.drain()
+        if self._pending:
+            self._start()
+            await self.drain()
+
     def stop(self) -> None:
         """Send nothing more."""
         self._pending.clear()
         if self._sending is not None:
             self._sending.cancel()
 
+    def _start(self) -> None:
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send())
+
     async def _send(self) -> None:
-        while self._pending:
+        while self._pending or self._seam is not None:
             pieces, self._pending = self._pending, []
+            seam, self._seam = self._seam, None
+            self._due_at = self._clock() + _KEPT_SECONDS
             self._seq += 1
-            if not await self._broker.emit(self._lease, self._seq, pack(joined(pieces))):
+            data = joined(pieces)
+            if self._at:
+                data["at"] = self._at
+            if seam is not None:
+                data["seam"] = {name: getattr(seam, name) for name in Seam.__slots__}
+            self._at += len(data.get("text", ""))
+            if not await self._broker.emit(self._lease, self._seq, pack(data), seam=seam):
                 self._pending.clear()
                 self._on_lost()
+                return
+            if not self._streams:
                 return

@@ -16,6 +16,8 @@ from enum import StrEnum
 
 from sollol_broker.errors import BackendError
 
+from .backends.protocol import TextLost
+
 # Jobs and counted checks that the failure rate looks back on.
 _WINDOW = 50
 _HIGHEST_RATE = 0.15
@@ -119,6 +121,9 @@ class Health:
 def is_backends_fault(error: Exception) -> bool:
     """Whether a failed job says something about its backend.
 
-    Not what the job itself brought about, not its own total timeout, and not a model that was removed.
+    Not what the job itself brought about, not its own total timeout, not a model that was removed, and not that it
+    cannot go on with what another has begun.
     """
+    if isinstance(error, TextLost):
+        return False
     return isinstance(error, BackendError) and error.retryable and error.status != _NO_MODEL

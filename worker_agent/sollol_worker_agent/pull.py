@@ -23,6 +23,7 @@ from sollol_broker.outcome import pack_error
 
 from .config import WorkerConfig
 from .controls import offered
+from .health import is_backends_fault
 from .lane import Lane
 from .runner import Runner
 
@@ -265,15 +266,15 @@ class Puller:
             run_ms = (time.monotonic() - running.asked_at) * 1000
             running.lane.learn(
                 answered.model,
-                answered.fields,
-                predicted_ms=claimed.predicted_ms,
+                answered.measured,
+                predicted_ms=0.0 if answered.is_rest else claimed.predicted_ms,
                 actual_ms=run_ms,
                 cached_tokens=running.lane.holds(claimed.affinity),
             )
             running.lane.busy -= 1
             running.lane.remember(claimed.affinity, max(0, answered.prompt_tokens + answered.output_tokens))
             running.delivering = True
-            used = Used(answered.prompt_tokens, answered.output_tokens, run_ms)
+            used = Used(answered.prompt_tokens, answered.output_tokens, -1.0 if answered.is_rest else run_ms)
             await self._finish(running.lease, answered.data, used)
         finally:
             # Not before: until Redis has the answer, the heartbeat must keep the lease.
@@ -308,7 +309,7 @@ class Puller:
             await self._expire(lease)
             return
         retry = error.retryable if isinstance(error, BackendError) else not isinstance(error, InvalidJob)
-        went_away = isinstance(error, BackendError) and retry and error.status is None
+        went_away = isinstance(error, BackendError) and is_backends_fault(error) and error.status is None
         if lane is not None and went_away and not isinstance(error, BackendTimeout):
             lane.close_for_now(str(error))  # ask it again before it gets the next job
         try:

@@ -12,27 +12,39 @@ from typing import Any
 
 from sollol_broker.broker import Broker, Claimed
 from sollol_broker.envelope import MAX_ANSWER_BYTES, Envelope
-from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded
-from sollol_broker.outcome import Routing, pack_answer
+from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded, SollolError
+from sollol_broker.outcome import Routing, Seam, pack_answer
 from sollol_broker.payload import put_blobs_back
 from sollol_broker.words import JobKind
 
 from .answer import Collector, embed_answer
 from .backends.protocol import End, Timeouts
+from .backends.resuming import refusal
 from .emitter import Emitter
 from .lane import Lane
+from .so_far import SoFar, so_far
+from .takeover import Takeover
 
 # Closing a connection takes a moment; a backend that cannot even do that must not keep the slot.
 _CLOSE_SECONDS = 5.0
+# What was said last is worth a short wait for Redis when the backend has failed.
+_LAST_PIECE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A job's answer, packed for the terminal entry, and the closing fields to learn from."""
+    """A job's answer, packed for the terminal entry.
+
+    Attributes:
+        fields: the closing fields of the whole answer. measured: those of this attempt, to learn from.
+        is_rest: it went on with what earlier attempts had said: what it took is not what the job takes.
+    """
 
     data: bytes
     model: str
     fields: dict[str, Any]
+    measured: dict[str, Any]
+    is_rest: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -72,7 +84,11 @@ class Runner:
         self._node = node
         self._worker = worker
         self._timeouts = _within(timeouts, envelope.timeout_seconds, claimed.deadline_ms)
-        self._emitter = Emitter(broker, claimed.lease, on_lost=on_lost) if envelope.stream else None
+        self._emitter: Emitter | None = None
+        if envelope.stream or not refusal(envelope.job_kind, envelope.payload):
+            self._emitter = Emitter(broker, claimed.lease, streams=envelope.stream, on_lost=on_lost)
+        self._takeover: Takeover | None = None
+        self._seams: tuple[Seam, ...] = ()
         self._collector = Collector(envelope.job_kind, envelope.model)
         self._first_at: float | None = None
 
@@ -92,18 +108,29 @@ class Runner:
         except TimeoutError:
             raise self._out_of_time() from None
         except BackendError as error:
-            error.partial = error.partial or self._collector.text
+            error.partial = self._collector.text or error.partial
+            if error.retryable:
+                await self._keep_what_was_said()
             raise
         finally:
             if self._emitter is not None:
                 self._emitter.stop()
             await _stopped(asking)
-        data = pack_answer(answer, self._routing(started, fields))
+        whole = fields if self._takeover is None else self._takeover.whole(fields)
+        data = pack_answer({**answer, **whole}, self._routing(started, fields))
         if len(data) > MAX_ANSWER_BYTES:
             raise BackendError(
                 f"the answer has {len(data):,} bytes, the limit is {MAX_ANSWER_BYTES:,}: ask for less at once"
             )
-        return Answered(data, self._envelope.model, fields)
+        is_rest = self._takeover is not None and self._takeover.how in ("continued", "complete")
+        return Answered(data, self._envelope.model, whole, fields, is_rest)
+
+    async def _keep_what_was_said(self) -> None:
+        """The next attempt goes on with it."""
+        if self._emitter is not None:
+            with contextlib.suppress(SollolError, TimeoutError):
+                async with asyncio.timeout(_LAST_PIECE_SECONDS):
+                    await self._emitter.flush()
 
     async def _ask(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The answer, and its closing fields."""
@@ -137,20 +164,46 @@ class Runner:
         return payload
 
     async def _generate(self, request: Mapping[str, Any], timeouts: Timeouts) -> End:
-        backend, model = self._lane.backend, self._served_name()
-        ask = backend.chat if self._envelope.job_kind is JobKind.CHAT else backend.generate
-        async with contextlib.aclosing(ask(model, request, timeouts)) as events:  # type: ignore[type-var]  # generators have aclose
+        takeover = self._takeover = Takeover(
+            self._lane,
+            self._claimed.lease.job_id,
+            self._envelope.job_kind,
+            self._served_name(),
+            request,
+            timeouts,
+            so_far=await self._so_far(),
+            is_shown=self._envelope.stream,
+        )
+        async with contextlib.aclosing(takeover.events()) as events:
             async for event in events:
-                if isinstance(event, End):
-                    return event
                 if self._first_at is None:
                     self._first_at = time.monotonic()
+                    self._join(takeover)
+                if isinstance(event, End):
+                    return event
                 self._collector.add(event)
                 if self._emitter is not None:
                     self._emitter.add(event)
         raise BackendError(
-            f"{backend.url} ended its answer without an end mark: it is truncated", retryable=True
+            f"{self._lane.backend.url} ended its answer without an end mark: it is truncated", retryable=True
         )
+
+    async def _so_far(self) -> SoFar:
+        """What earlier attempts have said, if there were any."""
+        if self._claimed.attempt == 1:
+            return SoFar()
+        return so_far(await self._broker.pieces(self._claimed.lease.job_id))
+
+    def _join(self, takeover: Takeover) -> None:
+        """Put what was said before in front, if this attempt goes on with it."""
+        if not takeover.how:
+            return
+        for piece in takeover.said.pieces:
+            self._collector.add(piece)
+        seam = Seam(self._claimed.attempt, self._node, len(takeover.said.text), takeover.how)
+        self._seams = (*takeover.so_far.seams, seam)
+        if self._emitter is not None:
+            self._emitter.go_on(seam)
 
     def _served_name(self) -> str:
         """The model as this backend spells it."""
@@ -174,6 +227,7 @@ class Runner:
             reference_ms=round(self._claimed.reference_ms, 3),
             score=_score(self._claimed),
             hedged=self._claimed.is_hedge,
+            seams=self._seams,
         )
 
 

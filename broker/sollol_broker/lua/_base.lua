@@ -12,6 +12,8 @@
 --   blobs requires                                       pictures beside the envelope; what a node must have
 --   why no:NODE past                                     for `explain`: how it was claimed; who left it and why;
 --                                                        attempts without an answer, "attempt,node,claimed,ended,how;"
+--   seams                                                where attempts went on with the text of earlier ones,
+--                                                        "attempt,node,at,offset,how;"
 --   ended
 -- Whether the caller still owns the attempt. Both are needed: the counter orders attempts for readers, but
 -- rolls back with a Redis that lost its last second; the nonce does not repeat.
@@ -88,6 +90,14 @@ local function note_attempt(F, id, how, now)
   local h = redis.call('HMGET', job, 'past', 'attempt', 'node', 'claimed')
   local past = (h[1] or '') .. string.format('%s,%s,%s,%s,%s;', h[2], h[3] or '', h[4] or '', ms(now), how)
   if #past < 4000 then redis.call('HSET', job, 'past', past) end
+end
+
+-- Notes that the present attempt goes on with what earlier ones have said.
+local function note_seam(F, id, offset, how, now)
+  local job = job_key(F, id)
+  local h = redis.call('HMGET', job, 'seams', 'attempt', 'node')
+  local seams = (h[1] or '') .. string.format('%s,%s,%s,%s,%s;', h[2], h[3] or '', ms(now), offset, how)
+  if #seams < 4000 then redis.call('HSET', job, 'seams', seams) end
 end
 
 -- Puts a job that is nobody's back in line, at its old rank; due > 0: not before that moment. from: the worker

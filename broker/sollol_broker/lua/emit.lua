@@ -1,6 +1,7 @@
 -- emit: show a piece of the answer. Safe to repeat: seq decides.
 -- KEYS 1 fabric prefix
--- ARGV 1 id 2 fence 3 nonce 4 seq, from 1 5 piece (msgpack)
+-- ARGV 1 id 2 fence 3 nonce 4 seq, from 1 5 piece (msgpack) [6 characters said by earlier attempts, which this one goes on
+--      with 7 how]: only with the first piece
 -- returns 1 shown | 0 the job is no longer the caller's
 local function emit(keys, a)
   local F, id, seq = keys[1], a[1], tonumber(a[4])
@@ -16,6 +17,7 @@ local function emit(keys, a)
   end
   if seq <= tonumber(h[4]) then return 1 end
   redis.call('HSET', job, 'seq', seq)
+  if a[6] then note_seam(F, id, a[6], a[7], now_ms()) end
   if seq == 1 then redis.call('HSET', job, 'first', ms(now_ms())) end
   local at = redis.call('XADD', events_key(F, id), 'MAXLEN', '~', EVENTS_MAXLEN, '*', 't', 'piece', 'f', a[2], 's', seq, 'd', a[5])
   if h[5] == '1' then tell(F, h[6], 't', 'piece', 'j', id, 'e', at, 'f', a[2], 's', seq, 'd', a[5]) end

@@ -14,7 +14,16 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from sollol_broker.errors import BackendError
-from sollol_worker_agent.backends.protocol import End, ModelInfo, Piece, Timeouts, Vectors
+from sollol_broker.words import JobKind
+from sollol_worker_agent.backends.protocol import (
+    CannotContinue,
+    End,
+    ModelInfo,
+    Piece,
+    Said,
+    Timeouts,
+    Vectors,
+)
 
 # Small enough not to weigh on what is measured, large enough to tell texts apart.
 _DIMENSIONS = 8
@@ -90,6 +99,13 @@ class EchoBackend:
     ) -> AsyncGenerator[Piece | End, None]:
         """Say the prompt again."""
         return self._answer(model, str(request.get("prompt") or ""))
+
+    async def resume(
+        self, kind: JobKind, model: str, request: Mapping[str, Any], said: Said, timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        """Never: it says the same again just as well."""
+        raise CannotContinue("an echo begins anew")
+        yield  # makes it a generator
 
     async def embed(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Vectors:
         """One small vector per text, the same for the same text."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sollol_broker.errors import BackendError
+from sollol_broker.words import JobKind
 from sollol_worker_agent.backends.conversation import Call, converse
 from sollol_worker_agent.backends.http import HttpDoor
 from sollol_worker_agent.backends.openai_compatible import embed_through
@@ -17,7 +19,17 @@ from sollol_worker_agent.backends.openai_wire import (
     short_name,
     templated_generate,
 )
-from sollol_worker_agent.backends.protocol import End, ModelInfo, Piece, Timeouts, Vectors
+from sollol_worker_agent.backends.probe import with_last
+from sollol_worker_agent.backends.protocol import (
+    CannotContinue,
+    End,
+    ModelInfo,
+    Piece,
+    Said,
+    Timeouts,
+    Vectors,
+)
+from sollol_worker_agent.backends.resuming import for_the_rest
 
 
 class LlamaServerBackend:
@@ -44,6 +56,8 @@ class LlamaServerBackend:
         # Server names of models -> whether they embed, and whether they infill; found by trying once.
         self._embeds: dict[str, bool] = {}
         self._infills: dict[str, bool] = {}
+        # Our names of models -> whether the last answer that was to be gone on with could be.
+        self._goes_on: dict[str, bool] = {}
 
     async def models(self) -> list[ModelInfo]:
         """What the server has. The first call asks it for one embedding, to learn whether it can."""
@@ -55,7 +69,8 @@ class LlamaServerBackend:
             name = self._model if self._model and len(entries) == 1 else short_name(server_name)
             self._server_names[name] = server_name
             embeds = _is_loaded(entry) and await self._can_embed(server_name)
-            found.append(_model_info(name, entry, props, embeds=embeds))
+            info = _model_info(name, entry, props, embeds=embeds)
+            found.append(replace(info, continues=self._goes_on.get(name)))
         return found
 
     async def loaded(self) -> frozenset[str]:
@@ -104,6 +119,21 @@ class LlamaServerBackend:
 
         return converse(self._door, prepare, timeouts)
 
+    def resume(
+        self, kind: JobKind, model: str, request: Mapping[str, Any], said: Said, timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        """Go on with an answer: of a raw prompt by its tokens, if they are known here, else in the chat template."""
+
+        async def prepare() -> Call:
+            asked = for_the_rest(request, said)
+            if request.get("raw"):
+                return await self._raw_rest(model, asked, said)
+            return await self._chat_rest(
+                model, asked if kind is JobKind.CHAT else templated_generate(asked), said
+            )
+
+        return converse(self._door, prepare, timeouts)
+
     async def embed(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Vectors:
         """Embed `input`; the vectors have length 1. A text longer than the server's batch is refused."""
         return await embed_through(self._door, self._server_name(model), request, timeouts)
@@ -118,13 +148,48 @@ class LlamaServerBackend:
         """Close all connections."""
         await self._door.close()
 
+    async def _raw_rest(self, model: str, request: Mapping[str, Any], said: Said) -> Call:
+        call = self._completion_call("/completion", model, request)
+        prompt, ids = str(request.get("prompt") or ""), list(said.ids)
+        # The same text may be made of other tokens, and another model's numbers mean other words.
+        is_exact = bool(prompt and ids) and await self._spelled(model, ids) == said.text
+        rest = [prompt, *ids] if is_exact else prompt + said.text
+        return replace(call, body={**call.body, "prompt": rest})
+
+    async def _chat_rest(self, model: str, request: Mapping[str, Any], said: Said) -> Call:
+        """The chat with the answer so far as its last message, provided that the template leaves that one open.
+
+        It does if what the model gets to see is what it saw before, and the text behind it: no more, no less.
+        """
+        call = self._chat_call(model, request)
+        begun = self._chat_call(model, with_last(request, said.text))
+        body = {**begun.body, "add_generation_prompt": False, "continue_final_message": True}
+        try:
+            self._goes_on[model] = await self._rendered(body) == await self._rendered(call.body) + said.text
+        except BackendError as error:
+            if error.retryable:
+                raise
+            self._goes_on[model] = False
+        if not self._goes_on[model]:
+            raise CannotContinue("the model's chat template does not leave the last message open")
+        return replace(begun, body=body)
+
+    async def _rendered(self, body: Mapping[str, Any]) -> str:
+        return str((await self._door.post("/apply-template", body)).get("prompt"))
+
+    async def _spelled(self, model: str, ids: list[int]) -> str:
+        asked = {"model": self._server_name(model), "tokens": ids}
+        return str((await self._door.post("/detokenize", asked)).get("content"))
+
     def _chat_call(self, model: str, request: Mapping[str, Any]) -> Call:
         body = chat_body(self._server_name(model), request, LLAMA_SERVER)
+        # Tells how many tokens each piece took.
+        body["timings_per_token"] = True
         reader = ChatReader(f"llama-server at {self.url}", top_logprobs=request.get("top_logprobs") or 0)
         return Call("/v1/chat/completions", body, reader)
 
     def _completion_call(self, path: str, model: str, request: Mapping[str, Any]) -> Call:
-        body = {**llama_completion_body(request), "model": self._server_name(model)}
+        body = {**llama_completion_body(request), "model": self._server_name(model), "return_tokens": True}
         reader = LlamaCompletionReader(
             f"llama-server at {self.url}", top_logprobs=request.get("top_logprobs") or 0
         )

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sollol_broker.errors import BackendError
+from sollol_broker.words import JobKind
 from sollol_worker_agent.backends.conversation import Call, converse
 from sollol_worker_agent.backends.http import HttpDoor
-from sollol_worker_agent.backends.protocol import End, ModelInfo, Piece, Timeouts, Vectors
+from sollol_worker_agent.backends.openai_wire import templated_generate
+from sollol_worker_agent.backends.probe import PROBE_TIMEOUTS, Probes, pieces_of, question, with_last
+from sollol_worker_agent.backends.protocol import (
+    CannotContinue,
+    End,
+    ModelInfo,
+    Piece,
+    Said,
+    Timeouts,
+    Vectors,
+)
 from sollol_worker_agent.backends.refusals import message_of
+from sollol_worker_agent.backends.resuming import before_blanks, for_the_rest, repeated
 
 # What the closing line carries beside the answer itself.
 _NOT_CLOSING_FIELDS = frozenset(
@@ -37,11 +52,15 @@ class OllamaBackend:
     def __init__(self, url: str, api_key: str | None = None) -> None:
         self._door = HttpDoor(url, server="Ollama", api_key=api_key)
         self.url = self._door.url
+        self._probes = Probes()
 
     async def models(self) -> list[ModelInfo]:
         """What is installed, loaded or not."""
         listing = await self._door.get("/api/tags")
-        return [model_info(entry) for entry in listing.get("models") or ()]
+        entries = listing.get("models") or ()
+        for entry in entries:
+            self._probes.note_version(entry["name"], str(entry.get("digest")))
+        return [replace(model_info(entry), continues=self._probes.known(entry["name"])) for entry in entries]
 
     async def loaded(self) -> frozenset[str]:
         """Names of the models in memory; a model that is still loading is not among them."""
@@ -68,6 +87,17 @@ class OllamaBackend:
         """Continue `prompt`."""
         return self._converse("/api/generate", model, request, timeouts)
 
+    def resume(
+        self, kind: JobKind, model: str, request: Mapping[str, Any], said: Said, timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        """Go on with an answer: a raw prompt with the text behind it, a chat if the model's template passes a probe."""
+        if request.get("raw"):
+            prompt = str(request.get("prompt") or "") + said.text
+            return self._converse(
+                "/api/generate", model, {**for_the_rest(request, said), "prompt": prompt}, timeouts
+            )
+        return self._chat_rest(kind, model, request, said, timeouts)
+
     async def embed(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Vectors:
         """Embed `input`."""
         answer = await self._door.post("/api/embed", {**request, "model": model}, timeouts)
@@ -87,6 +117,27 @@ class OllamaBackend:
     async def close(self) -> None:
         """Close all connections."""
         await self._door.close()
+
+    async def _chat_rest(
+        self, kind: JobKind, model: str, request: Mapping[str, Any], said: Said, timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        if not await self._probes.goes_on(model, request.get("think"), partial(self._ask, model, request)):
+            raise CannotContinue("the model's template closes the last message")
+        begun, blanks = before_blanks(said)
+        if not begun.text:
+            raise CannotContinue("it has said nothing but blanks")
+        asked = for_the_rest(request, begun)
+        chat = with_last(asked if kind is JobKind.CHAT else templated_generate(asked), begun.text)
+        rest = repeated(self._converse("/api/chat", model, chat, timeouts), blanks)
+        async with aclosing(rest) as events:
+            async for event in events:
+                yield event if isinstance(event, Piece) else _less(event, said.tokens - begun.tokens)
+
+    async def _ask(self, model: str, request: Mapping[str, Any], begun: str, tokens: int) -> list[Piece]:
+        """See `probe.Ask`."""
+        asked = question(request, tokens)
+        chat = with_last(asked, begun) if begun else asked
+        return await pieces_of(self._converse("/api/chat", model, chat, PROBE_TIMEOUTS))
 
     def _converse(
         self, path: str, model: str, request: Mapping[str, Any], timeouts: Timeouts
@@ -184,6 +235,11 @@ def _piece(said: Mapping[str, Any]) -> Piece | None:
     if not (text or thinking or tool_calls or logprobs):
         return None
     return Piece(text, thinking, tuple(tool_calls or ()), tuple(logprobs or ()))
+
+
+def _less(end: End, tokens: int) -> End:
+    """Without tokens that were said a second time."""
+    return End({**end.fields, "eval_count": max(0, (end.fields.get("eval_count") or 0) - tokens)})
 
 
 def _closing_fields(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sollol_broker.errors import BackendError
+from sollol_broker.words import JobKind
 from sollol_worker_agent.backends.conversation import Call, converse
 from sollol_worker_agent.backends.http import HttpDoor
 from sollol_worker_agent.backends.openai_stream import ChatReader, CompletionReader
@@ -18,7 +21,17 @@ from sollol_worker_agent.backends.openai_wire import (
     templated_generate,
     vectors,
 )
-from sollol_worker_agent.backends.protocol import End, ModelInfo, Piece, Timeouts, Vectors
+from sollol_worker_agent.backends.probe import PROBE_TIMEOUTS, Probes, pieces_of, question, with_last
+from sollol_worker_agent.backends.protocol import (
+    CannotContinue,
+    End,
+    ModelInfo,
+    Piece,
+    Said,
+    Timeouts,
+    Vectors,
+)
+from sollol_worker_agent.backends.resuming import for_the_rest
 
 # /v1/models does not tell what a model is for; these names do. A wrong guess costs one refused job.
 _EMBEDDING_NAMES = ("embed", "minilm", "bge-", "gte-", "e5-", "jina-clip")
@@ -41,11 +54,13 @@ class OpenAIBackend:
         url = url.rstrip("/").removesuffix("/v1")
         self._door = HttpDoor(url, server="the OpenAI-compatible server", api_key=api_key)
         self.url = self._door.url
+        self._probes = Probes()
 
     async def models(self) -> list[ModelInfo]:
         """What the server lists; which of them embed is guessed by name."""
         listing = await self._door.get("/v1/models")
-        return [_model_info(entry) for entry in listing.get("data") or ()]
+        found = [_model_info(entry) for entry in listing.get("data") or ()]
+        return [replace(info, continues=self._probes.known(info.name)) for info in found]
 
     async def loaded(self) -> frozenset[str]:
         """All of them: such a server loads its models when it starts, or does not say."""
@@ -78,10 +93,25 @@ class OpenAIBackend:
         async def prepare() -> Call:
             if not (request.get("raw") or request.get("suffix")):
                 return self._chat_call(model, templated_generate(request))
-            body = completion_body(model, request, OPENAI)
-            body.setdefault("stream_options", {"include_usage": True})
-            reader = CompletionReader(self._who(), top_logprobs=request.get("top_logprobs") or 0)
-            return Call("/v1/completions", body, reader)
+            return self._completion_call(model, request)
+
+        return converse(self._door, prepare, timeouts)
+
+    def resume(
+        self, kind: JobKind, model: str, request: Mapping[str, Any], said: Said, timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        """Go on with an answer: a raw prompt with the text behind it, a chat if the server passes a probe."""
+
+        async def prepare() -> Call:
+            asked = for_the_rest(request, said)
+            if request.get("raw"):
+                prompt = str(request.get("prompt") or "") + said.text
+                return self._completion_call(model, {**asked, "prompt": prompt})
+            if not await self._probes.goes_on(
+                model, request.get("think"), partial(self._ask, model, request)
+            ):
+                raise CannotContinue("the server does not go on with an answer that it is given")
+            return self._begun(model, asked if kind is JobKind.CHAT else templated_generate(asked), said.text)
 
         return converse(self._door, prepare, timeouts)
 
@@ -98,6 +128,29 @@ class OpenAIBackend:
     async def close(self) -> None:
         """Close all connections."""
         await self._door.close()
+
+    def _completion_call(self, model: str, request: Mapping[str, Any]) -> Call:
+        body = completion_body(model, request, OPENAI)
+        body.setdefault("stream_options", {"include_usage": True})
+        reader = CompletionReader(self._who(), top_logprobs=request.get("top_logprobs") or 0)
+        return Call("/v1/completions", body, reader)
+
+    def _begun(self, model: str, request: Mapping[str, Any], text: str) -> Call:
+        """A chat whose last message is to be gone on with; vLLM, SGLang and llama-server know these two words."""
+        call = self._chat_call(model, with_last(request, text))
+        return replace(
+            call, body={**call.body, "add_generation_prompt": False, "continue_final_message": True}
+        )
+
+    async def _ask(self, model: str, request: Mapping[str, Any], begun: str, tokens: int) -> list[Piece]:
+        """See `probe.Ask`."""
+        asked = question(request, tokens)
+        call = self._begun(model, asked, begun) if begun else self._chat_call(model, asked)
+
+        async def prepare() -> Call:
+            return call
+
+        return await pieces_of(converse(self._door, prepare, PROBE_TIMEOUTS))
 
     def _chat_call(self, model: str, request: Mapping[str, Any]) -> Call:
         body = chat_body(model, request, OPENAI)

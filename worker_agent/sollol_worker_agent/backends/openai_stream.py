@@ -36,6 +36,7 @@ class EventReader:
         self._done_reason = "stop"
         self._timings: Mapping[str, Any] = {}
         self._usage: Mapping[str, Any] = {}
+        self._counted = 0
 
     def feed(self, line: bytes) -> Sequence[Piece | End]:
         """One line; only `data:` and `error:` say something, `event:` and `id:` do not."""
@@ -84,6 +85,17 @@ class EventReader:
         if event.get("usage"):
             self._usage = event["usage"]
 
+    def _new_tokens(self, event: Mapping[str, Any]) -> int:
+        """How many tokens this event brings, where the server counts them; else 1."""
+        counts = (event.get("timings") or {}).get("predicted_n"), event.get("tokens_predicted")
+        told = next(
+            (each for each in (*counts, (event.get("usage") or {}).get("completion_tokens")) if each), None
+        )
+        if told is None:
+            return 1
+        new, self._counted = told - self._counted, told
+        return int(max(0, new))
+
     def _spoke(self) -> None:
         self._first_piece_at = self._first_piece_at or self._clock()
 
@@ -126,7 +138,7 @@ class ChatReader(EventReader):
         if not (text or thoughts or probabilities):
             return ()
         self._spoke()
-        return (Piece(text, thoughts, (), self._logprobs(probabilities)),)
+        return (Piece(text, thoughts, (), self._logprobs(probabilities), self._new_tokens(event)),)
 
     def _done(self) -> Sequence[Piece | End]:
         if not self._calls:
@@ -162,7 +174,8 @@ class CompletionReader(EventReader):
         if not (text or probabilities):
             return ()
         self._spoke()
-        return (Piece(text, logprobs=legacy_logprobs(probabilities or {}, self._top_logprobs)),)
+        entries = legacy_logprobs(probabilities or {}, self._top_logprobs)
+        return (Piece(text, logprobs=entries, tokens=self._new_tokens(event)),)
 
     def _done(self) -> Sequence[Piece | End]:
         return (self._end(),)
@@ -179,7 +192,8 @@ class LlamaCompletionReader(EventReader):
         if text or probabilities:
             self._spoke()
             entries = tuple(logprob(entry, self._top_logprobs) for entry in probabilities or ())
-            said.append(Piece(text, logprobs=entries))
+            ids = tuple(event.get("tokens") or ())
+            said.append(Piece(text, logprobs=entries, tokens=self._new_tokens(event), ids=ids))
         if event.get("stop"):
             self._done_reason = "length" if event.get("stop_type") == "limit" else "stop"
             said.append(self._end())

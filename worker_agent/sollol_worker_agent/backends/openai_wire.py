@@ -74,7 +74,7 @@ OPENAI = Dialect(
 )
 
 # Options which Ollama applies when it loads a model; these servers load theirs before we come.
-_LOAD_OPTIONS = frozenset(
+LOAD_OPTIONS = frozenset(
     {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "use_mlock", "low_vram",
      "numa", "vocab_only", "f16_kv", "logits_all", "penalize_newline", "tfs_z", "draft_num_predict"}
 )  # fmt: skip
@@ -206,7 +206,7 @@ def options(given: Mapping[str, Any] | None, dialect: Dialect) -> dict[str, Any]
     """Ollama's `options` in the server's words; unset (None) and load-time options are left out."""
     said: dict[str, Any] = {}
     for name, value in (given or {}).items():
-        if value is None or name in _LOAD_OPTIONS:
+        if value is None or name in LOAD_OPTIONS:
             continue
         if name in ("num_predict", "seed") and isinstance(value, int) and value < 0:
             if not dialect.negatives:

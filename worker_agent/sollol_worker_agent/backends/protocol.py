@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sollol_broker.errors import BackendError
+from sollol_broker.words import JobKind
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
@@ -21,6 +24,7 @@ class ModelInfo:
         size_bytes: its weights on disk; 0 when the server does not say.
         context_tokens: the most tokens a request may use; 0 when unknown.
         capabilities: the server's own words ("tools", "vision", "thinking", …).
+        continues: whether it can go on with an answer that another server began; None = not tried yet.
     """
 
     name: str
@@ -28,6 +32,7 @@ class ModelInfo:
     size_bytes: int = 0
     context_tokens: int = 0
     capabilities: tuple[str, ...] = ()
+    continues: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,53 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a server says while it generates. Texts are what is new since the last piece."""
+    """What a server says while it generates. Texts are what is new since the last piece.
+
+    Attributes:
+        tokens: that it took; where a server does not say, one.
+        ids: of those tokens, where the server tells; empty = not known.
+    """
 
     text: str = ""
     thinking: str = ""
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     logprobs: tuple[Mapping[str, Any], ...] = ()
+    tokens: int = 1
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an answer has said so far, in whole pieces."""
+
+    pieces: tuple[Piece, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens that took, at least."""
+        return sum(piece.tokens for piece in self.pieces)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Of all its tokens; empty = not known."""
+        ids = tuple(each for piece in self.pieces for each in piece.ids)
+        return ids if len(ids) == self.tokens else ()
+
+
+class CannotContinue(Exception):
+    """A server cannot go on with what another has begun; the text says why. Nothing new has been said yet."""
+
+
+class TextLost(BackendError):
+    """What was shown of an answer can be gone on with neither here nor, unless it is retryable, elsewhere.
+
+    No backend is to blame.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +148,15 @@ class Backend(Protocol):
         self, model: str, request: Mapping[str, Any], timeouts: Timeouts
     ) -> AsyncIterator[Piece | End]:
         """Continue `prompt`; yields pieces, then exactly one End."""
+
+    def resume(
+        self, kind: JobKind, model: str, request: Mapping[str, Any], said: Said, timeouts: Timeouts
+    ) -> AsyncIterator[Piece | End]:
+        """Go on with the answer to a chat or generate request; yields what comes after `said`, then one End.
+
+        Raises:
+            CannotContinue: before the first piece, where going on would not be the same as never having stopped.
+        """
 
     async def embed(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Vectors:
         """Embed `input` (a string or a list of strings)."""

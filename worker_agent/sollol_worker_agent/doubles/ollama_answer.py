@@ -150,7 +150,7 @@ class Answer:
         if self._asked.get("tools"):
             tokens.append({"tool_calls": self._calls()})
         else:
-            tokens += [{"text": token} for token in tokens_of(self._model.answer)]
+            tokens += [{"text": token} for token in tokens_of(self._rest())]
         if self._asked.get("logprobs"):
             top = self._asked.get("top_logprobs") or 0
             tokens = [
@@ -160,6 +160,17 @@ class Answer:
         if isinstance(limit, int) and 0 <= limit < len(tokens):
             return tokens[:limit], "length"
         return tokens, "stop"
+
+    def _rest(self) -> str:
+        """What is left of the answer behind the beginning that the request gives."""
+        messages, answer = self._asked.get("messages") or (), self._model.answer
+        if self._asked.get("raw"):
+            prompt = str(self._asked.get("prompt"))
+            begun = next((size for size in range(len(answer), 0, -1) if prompt.endswith(answer[:size])), 0)
+            return answer[begun:]
+        if messages and messages[-1].get("role") == "assistant" and self._model.open_ended:
+            return answer.removeprefix(str(messages[-1].get("content")))
+        return answer
 
     def _calls(self) -> list[dict[str, Any]]:
         wanted = self._tool_calls

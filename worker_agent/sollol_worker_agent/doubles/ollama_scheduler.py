@@ -31,6 +31,8 @@ class DoubleModel:
         capabilities: Ollama's words; ("embedding",) makes a model that only embeds.
         answer: what it says, a token per word.
         thinking: what it thinks before; only with the capability "thinking".
+        open_ended: its template writes no end mark behind the last message, so that a chat which ends with the
+            assistant's words is gone on with. Otherwise such a chat is answered from the beginning.
         load_seconds: how long a load takes.
         token_seconds: how long a token takes.
         size_bytes: its weights.
@@ -41,6 +43,7 @@ class DoubleModel:
     capabilities: tuple[str, ...] = ("completion",)
     answer: str = "the quick brown fox jumps over the lazy dog"
     thinking: str = ""
+    open_ended: bool = False
     load_seconds: float = 0.0
     token_seconds: float = 0.0
     size_bytes: int = 1_000_000
