@@ -1,0 +1,71 @@
+"""RQ with the list of what may run: what else is queued fails, and has done nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sollol_broker.errors import SollolError
+from sollol_coordinator.rq_prefix import check_rq_is_inside, keep_rq_inside, prefix
+
+_TESTS = Path(__file__).parent.parent
+
+
+def _run(url: str, folder: Path, how: str) -> dict[str, Any]:
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", "import rq_attacks; rq_attacks.main()", url, str(folder), how],
+        cwd=_TESTS,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def test_only_what_is_on_the_list_runs(redis_url: str, tmp_path: Path) -> None:
+    told = _run(redis_url, tmp_path / "safe", "safe")
+    assert (told["good"]["status"], told["good"]["result"], told["noted"]) == ("finished", 5, True)
+    assert (told["last"]["status"], told["last"]["result"]) == (
+        "finished",
+        42,
+    )  # the worker has survived them all
+    assert told["failing"]["why"] == ["ValueError: as it should"]
+    for name, why in {
+        "system": "not on the list: os.system",
+        "eval": "not on the list: builtins.eval",
+        "pickled": "it is not JSON",
+        "success": "not on the list: shutil.rmtree",
+        "failure": "not on the list: os.system",
+        "stopped": "not on the list: os.system",
+        "webhook": "it wants a webhook",
+    }.items():
+        assert told[name]["status"] == "failed", (name, told[name])
+        assert why in told[name]["why"][0]
+        assert not told[name]["left"], f"{name} has run"
+    assert all(key.startswith("{sollol:cell-2}:rq") for key in told["keys"]), told["keys"]
+
+
+def test_without_the_list_they_would_run(redis_url: str, tmp_path: Path) -> None:
+    told = _run(redis_url, tmp_path / "plain", "plain")
+    assert told["system"]["left"]
+    assert told["eval"]["left"]
+
+
+def test_the_prefix_is_chosen_before_rq_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    import rq  # noqa: F401  # with the prefix that it has by itself
+
+    monkeypatch.delenv("RQ_KEY_PREFIX", raising=False)
+    assert prefix() == "{sollol}:rq"
+    with pytest.raises(SollolError, match="before the first `import rq`"):
+        keep_rq_inside("cell-2")
+    with pytest.raises(SollolError, match="not under"):
+        check_rq_is_inside()
