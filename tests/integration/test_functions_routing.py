@@ -165,6 +165,13 @@ async def test_a_job_waits_a_while_for_the_node_that_it_prefers(fabric: Fabric) 
     assert ids(await fabric.claim("fast", lanes=(_FAST,))) == ["j1"]
 
 
+async def test_a_job_that_the_preferred_node_has_failed_waits_for_it_no_more(fabric: Fabric) -> None:
+    await fabric.submit("j1", prefer=(node_of("slow"),))
+    (claimed,) = await fabric.claim("slow", lanes=(_SLOW,))
+    await fabric.broker.fail(claimed.lease, b"error", retry=True, most_errors=4, backoff_ms=0)
+    assert ids(await fabric.claim("fast", lanes=(_FAST,))) == ["j1"]
+
+
 async def test_a_preferred_node_need_not_be_the_fastest(fabric: Fabric) -> None:
     await fabric.submit("j1", prefer=(node_of("slow"),))
     assert ids(await fabric.claim("slow", lanes=(_SLOW,))) == ["j1"]

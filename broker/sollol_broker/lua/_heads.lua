@@ -1,7 +1,7 @@
 -- What a worker sees of the queues it serves: the jobs at their heads that fit it, priced for the rule.
 -- A node that failed a job leaves it to the others; but whether those can take it is not known here, so not for ever.
 local FAILED_PATIENCE_MS = 30000
--- So long a job waits for a node that it prefers and that lives.
+-- So long a job waits for a node that it prefers and that lives; not at all once it has failed somewhere.
 local PREFER_PATIENCE_MS = 10000
 -- A worker that serves many models looks at as few jobs of each: replayed with six models, the means are the same with 4
 -- as with 32.
@@ -60,7 +60,7 @@ local function misfit(F, model, id, flags, m, worker, now)
     and has_better(F, model, h[1], now) then
     return 'failed', 0
   end
-  if h[5] and not string.find(h[5], '|' .. worker.node_key .. '|', 1, true) and now - tonumber(h[6]) < PREFER_PATIENCE_MS
+  if h[5] and not h[1] and not string.find(h[5], '|' .. worker.node_key .. '|', 1, true) and now - tonumber(h[6]) < PREFER_PATIENCE_MS
     and serving(F, model, h[5], now) > 0 then
     return 'preferred', now - tonumber(h[6])
   end
