@@ -14,7 +14,7 @@ import redis.asyncio
 
 from fabric import CHAT_MODEL, worker
 from sollol import AsyncClient
-from sollol_broker.errors import DeadlineExceeded
+from sollol_broker.errors import BackendError, DeadlineExceeded
 from sollol_broker.version import VERSION
 from sollol_broker.words import JobState
 from sollol_worker_agent.backends import EchoBackend, End, ModelInfo, Piece, Timeouts
@@ -111,6 +111,40 @@ async def test_embeddings_of_a_real_llama_server(redis_url: str, toy_embed_serve
     assert first != pytest.approx(second, abs=1e-2)
     assert math.isclose(math.hypot(*first), 1.0, rel_tol=1e-5)
     assert answer.routing.task_type == "embedding"
+
+
+class NoChat(EchoBackend):
+    """Breaks when it is asked for a chat, as a llama-server with an embedding model does."""
+
+    async def chat(
+        self, model: str, request: Mapping[str, Any], timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        raise BackendError("answered 500: the context does not compute logits", status=500, retryable=True)
+        yield
+
+
+async def test_a_model_that_does_no_such_jobs_says_so_at_once_and_its_backend_stays_well(
+    redis_url: str,
+) -> None:
+    said = "echo-embed on n1 does not chat, it is for embed; models that do: echo"
+    async with worker(redis_url, NoChat()) as agent, AsyncClient(redis_url, app="test") as client:
+        for _ in range(4):
+            with pytest.raises(BackendError, match=said) as failed:
+                await client.submit(chat="hi", model="echo-embed")
+            assert (failed.value.status, failed.value.retryable) == (400, False)
+        assert agent.lanes[0].health.state == "healthy"
+
+
+async def test_such_a_job_goes_on_to_a_node_where_the_model_does_it(redis_url: str) -> None:
+    async with (
+        OllamaDouble([DoubleModel("echo-embed")]) as ollama,
+        worker(redis_url, NoChat(), node="n1"),
+        AsyncClient(redis_url, app="test") as client,
+        worker(redis_url, ollama.url, node="n2"),
+    ):
+        answer = await client.submit(chat="hi", model="echo-embed", prefer=["n1"])
+    assert answer.routing.node == "n2"
+    assert answer.routing.attempt > 1
 
 
 async def test_cancel_frees_the_slot_of_a_real_server_within_a_second(

@@ -116,6 +116,7 @@ def test_what_the_advert_has() -> None:
         (BackendTimeout("too long", phase="total"), False),
         (BackendError("no such model", status=404, retryable=True), False),
         (BackendError("bad request", status=400), False),
+        (BackendError("does not embed, another may", status=400, retryable=True), False),
         (DeadlineExceeded("late"), False),
     ],
 )

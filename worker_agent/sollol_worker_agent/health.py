@@ -27,7 +27,8 @@ _SHORTEST_CHECK_SECONDS = 5.0
 # So many failures in a row, or a rate of the highest class made up of as many, and jobs go elsewhere. Fewer
 # happen to any server once in a while.
 _MOST_FAILURES = 3
-_NO_MODEL = 404
+# The request cannot be served there, or its model is gone: another node may do better, this one is well.
+_NOT_ITS_FAULT = frozenset({400, 404})
 
 
 class HealthState(StrEnum):
@@ -121,9 +122,9 @@ class Health:
 def is_backends_fault(error: Exception) -> bool:
     """Whether a failed job says something about its backend.
 
-    Not what the job itself brought about, not its own total timeout, not a model that was removed, and not that it
-    cannot go on with what another has begun.
+    Not what the job itself brought about, not its own total timeout, not a model that was removed or does not do such
+    jobs, and not that it cannot go on with what another has begun.
     """
     if isinstance(error, TextLost):
         return False
-    return isinstance(error, BackendError) and error.retryable and error.status != _NO_MODEL
+    return isinstance(error, BackendError) and error.retryable and error.status not in _NOT_ITS_FAULT

@@ -15,6 +15,7 @@ from sollol_broker.envelope import MAX_ANSWER_BYTES, Envelope
 from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded, SollolError
 from sollol_broker.outcome import Routing, Seam, pack_answer
 from sollol_broker.payload import put_blobs_back
+from sollol_broker.registry import Registry
 from sollol_broker.words import JobKind
 
 from .answer import Collector, embed_answer
@@ -29,6 +30,8 @@ from .takeover import Takeover
 _CLOSE_SECONDS = 5.0
 # What was said last is worth a short wait for Redis when the backend has failed.
 _LAST_PIECE_SECONDS = 2.0
+# Models that an error lists.
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,8 @@ class Runner:
         except TimeoutError:
             raise self._out_of_time() from None
         except BackendError as error:
+            if error.status is not None and (better := await self._wrong_kind()) is not None:
+                raise better from error
             error.partial = self._collector.text or error.partial
             if error.retryable:
                 await self._keep_what_was_said()
@@ -154,6 +159,25 @@ class Runner:
             "the total timeout of the worker",
             phase="total",
             partial=self._collector.text,
+        )
+
+    async def _wrong_kind(self) -> BackendError | None:
+        """The error of a job that the model is not made for, in our words: servers have strange ones for it.
+
+        Only after a failure: what a model is for is a guess with some servers.
+        """
+        kind, model = self._envelope.job_kind, self._envelope.model
+        info = self._lane.models.get(model)
+        if info is None or kind in info.kinds:
+            return None
+        served = await Registry(self._broker).models()
+        elsewhere = any(each.name == model and kind in each.kinds for each in served)
+        able = [each.name for each in served if kind in each.kinds][:_MOST_NAMED]
+        return BackendError(
+            f"{model} on {self._node} does not {kind}, it is for {', '.join(sorted(info.kinds))}; "
+            f"models that do: {', '.join(able) or 'none'}",
+            status=400,
+            retryable=elsewhere,
         )
 
     async def _request(self) -> Mapping[str, Any]:
