@@ -370,8 +370,8 @@ def _lock(directory: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         raise BrokerUnavailable(
-            f"another embedded broker uses {directory}: two servers would ruin its data. "
-            "Use that one, end it, or choose another directory"
+            f"another embedded broker, such as that of another `sollol up`, uses {directory}: two servers would "
+            "ruin its data. Use that one, end it, or choose another directory"
         ) from error
     return descriptor
 

@@ -297,7 +297,7 @@ async def test_doctor_of_a_user_who_may_not_look(fabric: str) -> None:
         finally:
             await client.session.broker.link.call("ACL", "DELUSER", "guest")
     assert said.code == 1
-    assert "not seen: INFO, CONFIG, ACL, SLOWLOG, FUNCTION (not allowed to look)" in said.out
+    assert "not seen: INFO, CONFIG, ACL WHOAMI, SLOWLOG, FUNCTION (not allowed to look)" in said.out
     assert "1 worker on 1 node, 4 slots" in said.out
     assert "pw@" not in said.out
 

@@ -68,7 +68,9 @@ def test_login(is_loopback: bool, access: Access, settings: dict[str, str], seve
 
 @pytest.mark.parametrize(("is_protected", "severity"), [(True, OK), (False, ERROR)])
 def test_login_when_the_acl_is_not_for_us_to_see(is_protected: bool, severity: Severity) -> None:
-    assert only(doctor_access.check_login, access=None, is_protected=is_protected).severity is severity
+    for access in (None, Access("me", default_is_open=None)):
+        finding = only(doctor_access.check_login, access=access, is_protected=is_protected)
+        assert finding.severity is severity
 
 
 @pytest.mark.parametrize(

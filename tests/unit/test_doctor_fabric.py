@@ -30,8 +30,8 @@ from sollol_broker.registry import QueueView, WorkerView
         ((), 0, [ERROR], "none is connected"),
         ((), 2, [ERROR, WARN], "2 workers went"),
         ((worker(seen_ms_ago=11_000.0),), 0, [OK, WARN], "n1.ab on n1 has been silent for 11 s"),
-        ((worker(state="draining"),), 0, [OK, NOTE], "draining"),
-        ((worker(state="cordoned"),), 0, [OK, NOTE], "sollol nodes uncordon"),
+        ((worker(state="draining"),), 0, [OK, WARN, NOTE], "draining"),
+        ((worker(state="cordoned"), worker(node="n2")), 0, [OK, NOTE], "until `sollol nodes uncordon n1`"),
     ],
 )
 def test_workers(

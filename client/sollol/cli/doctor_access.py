@@ -50,13 +50,16 @@ def check_login(facts: Facts) -> Iterator[Finding]:
 
 def check_roles(facts: Facts) -> Iterator[Finding]:
     """Whether everybody may do everything."""
-    if facts.access is None or facts.access.default_is_open:
-        return
-    if facts.access.user == "default" and is_exposed(facts):
+    if (
+        facts.access is not None
+        and facts.access.user == "default"
+        and not _is_open(facts)
+        and is_exposed(facts)
+    ):
         yield note(
             "access.roles",
             "we are the default user, who may do everything in Redis",
-            "where several people share it, give workers and clients users of their own",
+            "where several people share it, give workers and clients users of their own: `sollol acl`",
         )
 
 
@@ -141,7 +144,8 @@ def is_exposed(facts: Facts) -> bool:
 
 
 def _is_open(facts: Facts) -> bool:
-    return facts.access.default_is_open if facts.access else not facts.is_protected
+    is_open = facts.access.default_is_open if facts.access else None
+    return not facts.is_protected if is_open is None else is_open
 
 
 def _open_here(facts: Facts) -> Iterator[Finding]:

@@ -49,7 +49,7 @@ def check_sight(facts: Facts) -> Iterator[Finding]:
         yield warning(
             "doctor.blind",
             f"not seen: {', '.join(looks)} ({reason})",
-            "what hangs on it was left out: run the doctor as a user who may look, such as an administrator",
+            "what hangs on it was left out: run the doctor as a user who may look, such as the admin of `sollol acl`",
         )
 
 

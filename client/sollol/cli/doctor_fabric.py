@@ -33,6 +33,12 @@ def check_workers(facts: Facts) -> Iterator[Finding]:
             "none is connected, so no job is answered",
             f"`sollol up` starts one here; on another machine run sollol-worker --redis URL{remote}",
         )
+    if workers and all(worker.state != "up" for worker in workers):
+        yield warning(
+            "workers.closed",
+            "all workers are draining or cordoned: new jobs are refused",
+            "`sollol nodes uncordon NODE` opens a node again",
+        )
     if facts.vanished:
         yield warning(
             "workers.vanished",
@@ -48,7 +54,8 @@ def check_workers(facts: Facts) -> Iterator[Finding]:
             yield note("workers.closed", f"{who} is draining: it takes nothing new")
         if worker.state == "cordoned":
             yield note(
-                "workers.closed", f"{who} is cordoned: it takes nothing new until `sollol nodes uncordon`"
+                "workers.closed",
+                f"{who} is cordoned: it takes nothing new until `sollol nodes uncordon {worker.node}`",
             )
 
 

@@ -55,11 +55,12 @@ class Access:
     """Who may do what in Redis.
 
     Attributes:
-        user: as whom we are logged in. default_is_open: whoever comes without a password may come in.
+        user: as whom we are logged in. default_is_open: whoever comes without a password may come in; None = not
+            for us to see.
     """
 
     user: str
-    default_is_open: bool
+    default_is_open: bool | None
 
 
 @dataclass(frozen=True, slots=True)

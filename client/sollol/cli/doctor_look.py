@@ -71,7 +71,7 @@ class _Look:
             latency_ms=await self._try("PING", self._latency_ms()),
             info=await self._try("INFO", self._info()),
             config=await self._try("CONFIG", self._config()),
-            access=await self._try("ACL", self._access()),
+            access=await self._try("ACL WHOAMI", self._access()),
             slow_calls=await self._try("SLOWLOG", self._slow_calls()),
             functions=await self._functions(),
             clock_ahead_seconds=await self._try("TIME", self._clock_ahead()),
@@ -102,9 +102,12 @@ class _Look:
 
     async def _access(self) -> Access:
         user = (await self._call("ACL", "WHOAMI")).decode(errors="replace")
+        return Access(user, await self._try("ACL GETUSER", self._default_is_open()))
+
+    async def _default_is_open(self) -> bool:
         reply = await self._call("ACL", "GETUSER", "default")
         flags = dict(zip(reply[::2], reply[1::2], strict=True))[b"flags"]
-        return Access(user, default_is_open=b"on" in flags and b"nopass" in flags)
+        return b"on" in flags and b"nopass" in flags
 
     async def _slow_calls(self) -> int:
         entries = await self._call("SLOWLOG", "GET", _SLOW_CALLS)
