@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from .envelope import Requires
 
@@ -38,7 +38,7 @@ class Weights:
     """
 
     backlog: float = 3.0
-    regret: float = 0.05
+    regret: float = 0.03
     patience: float = 1.0
     most_ratio: float = 6.0
     cold_patience_ms: float = 30_000.0
@@ -55,12 +55,14 @@ class PaceClass:
     Attributes:
         capacity: jobs that they run at once.
         load_ms: to bring the model into memory; 0 where it is. prompt_ms, output_ms: per token, all slots busy.
+        crowding: what one more job costs then, in its own time: the delay of those beside it included.
     """
 
     capacity: float
     load_ms: float
     prompt_ms: float
     output_ms: float
+    crowding: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +163,9 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
 
     1. own = share of the load + (prompt tokens not cached x pace + expected output tokens x pace) x slowdown
        of the busy slots.
-    2. Over the classes that need less than `own` (for a bound job none): capacity = sum of theirs,
-       reference = their mean time, weighted by capacity. Nobody is better: take it; its ratio is that to our
-       own time with the model in memory and nothing cached.
+    2. Over the classes that it would cost less than `own` (for a bound job none): capacity = sum of theirs,
+       reference = their mean cost, weighted by capacity; a class's cost is its time x crowding. Nobody is
+       better: take it; its ratio is that to our own time with the model in memory and nothing cached.
     3. ratio = own / reference. Take it if ratio - 1 <= backlog weight x backlog / capacity, and ratio <= the
        most.
     4. Whatever the ratio, take it once it has waited patience x (own - reference).
@@ -176,7 +178,8 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
     own = load_share_ms(offer) + service
     capacity = total = 0.0
     for each in () if job.is_bound else offer.others:
-        theirs = each.load_ms + each.prompt_ms * job.prompt_tokens + each.output_ms * job.output_tokens
+        alone = each.prompt_ms * job.prompt_tokens + each.output_ms * job.output_tokens
+        theirs = each.load_ms + each.crowding * alone
         if theirs < own:
             capacity += each.capacity
             total += each.capacity * theirs
@@ -239,6 +242,7 @@ class Share:
         group: number of its class. capacity: its slots.
         load_ms: rounded. prompt_us, output_us: per token with all slots busy, in µs.
         context_tokens: the longest context it takes; 0 = not known.
+        crowding: as in `PaceClass`, in per cent.
     """
 
     group: int
@@ -247,11 +251,11 @@ class Share:
     prompt_us: int
     output_us: int
     context_tokens: int = 0
+    crowding: int = 100
 
     def __str__(self) -> str:
         """As `_classes.lua` reads it."""
-        parts = (self.group, self.capacity, self.load_ms, self.prompt_us, self.output_us, self.context_tokens)
-        return "|".join(map(str, parts))
+        return "|".join(map(str, astuple(self)))
 
 
 def share_of(
@@ -267,11 +271,14 @@ def share_of(
 
     Workers that hold the model in memory have even numbers, the others odd ones.
     """
-    full = 1.0 + slowdown * max(0, slots - 1)
+    beside = slowdown * max(0, slots - 1)
+    full = 1.0 + beside
     prompt_us, output_us = round(prompt_ms * full * 1000), round(output_ms * full * 1000)
     usual_ms = load_ms + (TYPICAL_PROMPT * prompt_us + TYPICAL_OUTPUT * output_us) / 1000
     group = 2 * min(_MOST_CLASS, int(math.log2(max(1.0, usual_ms)))) + (load_ms > 0)
-    return Share(group, slots, round(load_ms), prompt_us, output_us, context_tokens)
+    # Each of the jobs beside it loses `slowdown` x its time alone while it runs.
+    crowding = round(100 * (full + beside) / full)
+    return Share(group, slots, round(load_ms), prompt_us, output_us, context_tokens, crowding)
 
 
 def together(shares: Sequence[Share]) -> Share:
@@ -284,12 +291,18 @@ def classes_of(shares: Sequence[Share]) -> tuple[PaceClass, ...]:
     """The classes that these workers form, by number."""
     sums: dict[int, list[int]] = {}
     for share in shares:
-        total = sums.setdefault(share.group, [0, 0, 0, 0])
-        for index, part in enumerate((1, share.load_ms, share.prompt_us, share.output_us)):
+        total = sums.setdefault(share.group, [0, 0, 0, 0, 0])
+        for index, part in enumerate((1, share.load_ms, share.prompt_us, share.output_us, share.crowding)):
             total[index] += share.capacity * part
     return tuple(
-        PaceClass(capacity, load / capacity, prompt / capacity / 1000, output / capacity / 1000)
-        for _, (capacity, load, prompt, output) in sorted(sums.items())
+        PaceClass(
+            capacity,
+            load / capacity,
+            prompt / capacity / 1000,
+            output / capacity / 1000,
+            crowding / capacity / 100,
+        )
+        for _, (capacity, load, prompt, output, crowding) in sorted(sums.items())
         if capacity > 0
     )
 

@@ -190,7 +190,7 @@ def _shares(flat: list[bytes]) -> dict[str, Share]:
     found = {}
     for worker, text in zip(flat[::2], flat[1::2], strict=True):
         parts = text.decode(errors="replace").split("|")
-        if len(parts) == 6 and all(part.isdigit() for part in parts):
+        if len(parts) == 7 and all(part.isdigit() for part in parts):
             found[worker.decode()] = Share(*(int(part) for part in parts))
     return found
 

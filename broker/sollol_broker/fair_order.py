@@ -14,7 +14,7 @@ from itertools import pairwise
 from .words import Priority
 
 # How many of its own lengths a job yields to shorter ones that come later.
-SIZE_WEIGHT = 5.0
+SIZE_WEIGHT = 8.0
 # Head start in ms by priority: a job of priority 5 yields to newer ones of priority 10 for 15 s, and then
 # never again.
 _NORMAL_MS = 15_000.0

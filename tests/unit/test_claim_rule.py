@@ -58,6 +58,10 @@ _SLOW = Offer(load_ms=0, prompt_ms=1, output_ms=50, others=(_FAST,))
             _JOB, 5_100, 1_100, 5_100 / 1_100, id="2 those that must load first are not faster",
         ),
         pytest.param(replace(_HERE, others=(_FAST,)), _JOB, 1_100, 0, 1, id="2 equal ones are not faster"),
+        pytest.param(
+            replace(_SLOW, others=(replace(_FAST, crowding=1.5),)), _JOB, 5_100, 1_650, 5_100 / 1_650,
+            id="2 the delay of those beside it counts",
+        ),
     ],
 )  # fmt: skip
 def test_price(offer: Offer, job: Waiting, own: float, reference: float, ratio: float) -> None:
@@ -166,6 +170,8 @@ def test_classes_are_groups_of_like_speed() -> None:
     assert (fast.prompt_ms, fast.output_ms) == pytest.approx((3.2 / 3, 30.4 / 3), rel=1e-3)
     assert (cold.load_ms, cold.output_ms) == (5_000, 10)
     assert slow.output_ms == 75  # both of its slots at work
+    # One more job on that one: 1.5 times its time alone, and half of it again for the job beside it.
+    assert (fast.crowding, cold.crowding, slow.crowding) == pytest.approx((1, 1, 2 / 1.5), abs=0.005)
 
 
 def test_a_worker_with_two_servers_is_one() -> None:
@@ -183,6 +189,7 @@ _CLASSES = st.builds(
     load_ms=st.sampled_from([0.0, 5_000.0]),
     prompt_ms=_NUMBERS,
     output_ms=_NUMBERS,
+    crowding=st.floats(1, 2),
 )
 _OFFERS = st.builds(
     Offer,
@@ -271,7 +278,13 @@ def test_the_twin_has_the_same_weights() -> None:
 
 def _lua_offer(offer: Offer) -> dict[str, Any]:
     others = [
-        {"cap": each.capacity, "load": each.load_ms, "a": each.prompt_ms, "b": each.output_ms}
+        {
+            "cap": each.capacity,
+            "load": each.load_ms,
+            "a": each.prompt_ms,
+            "b": each.output_ms,
+            "crowding": each.crowding,
+        }
         for each in offer.others
     ]
     return {
@@ -341,7 +354,10 @@ def _assert_same(offers: Sequence[Offer], jobs: Sequence[Waiting]) -> None:
 
 def _some_offer(some: random.Random) -> Offer:
     others = tuple(
-        PaceClass(some.randint(1, 9), some.choice((0, 0, 4_000)), some.uniform(0, 2), some.uniform(1, 60))
+        PaceClass(
+            *(some.randint(1, 9), some.choice((0, 0, 4_000)), some.uniform(0, 2), some.uniform(1, 60)),
+            crowding=some.choice((1, some.uniform(1, 2))),
+        )
         for _ in range(some.randint(0, 3))
     )
     return Offer(
@@ -372,8 +388,8 @@ def _some_job(some: random.Random, offers: int) -> Waiting:
 
 def test_the_twin_reads_the_shares_that_python_writes() -> None:
     read = function("_classes.lua", "read_share")
-    share = Share(group=21, capacity=3, load_ms=5_000, prompt_us=812, output_us=9_990, context_tokens=8_192)
-    expected = {"group": 21, "cap": 3, "load": 5_000, "a": 812, "b": 9_990, "context": 8_192}
+    share = Share(21, 3, load_ms=5_000, prompt_us=812, output_us=9_990, context_tokens=8_192, crowding=167)
+    expected = {"group": 21, "cap": 3, "load": 5_000, "a": 812, "b": 9_990, "context": 8_192, "crowding": 167}
     assert dict(read(str(share)).items()) == expected
 
 

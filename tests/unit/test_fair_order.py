@@ -39,7 +39,7 @@ def test_a_tag() -> None:
         **{"speed": 3.0, "weights": 5.0, "usual_ms": 200.0},
     )
     assert (made.start, made.finish) == (4_000, 4_250)
-    assert made.rank == pytest.approx(4_000 + (285_000 + 5 * 300) * 3 / 5)
+    assert made.rank == pytest.approx(4_000 + (285_000 + SIZE_WEIGHT * 300) * 3 / 5)
 
 
 def test_an_application_without_work_has_no_credit() -> None:

@@ -48,10 +48,11 @@ def advertised(controls: Controls, shares: Mapping[str, Share]) -> dict[str, Sha
 def _priced(share: Share, price: float) -> Share:
     if price == 1:
         return share
-    return share_of(
+    priced = share_of(
         load_ms=share.load_ms * price,
         prompt_ms=share.prompt_us / 1000 * price,
         output_ms=share.output_us / 1000 * price,
         slots=share.capacity,
         context_tokens=share.context_tokens,
     )
+    return replace(priced, crowding=share.crowding)

@@ -1,17 +1,18 @@
 -- What the workers of a model can do together. F:shares:MODEL names each worker's share, F:classes:MODEL holds their sums, so
 -- that a claim costs the same however many there are: both in whole numbers, so that adding and taking away leaves no trace. The field `ref` of F:learned:MODEL is
 -- "ms per prompt token|ms per output token|speed" of the fastest class, and what all serve per second in its seconds.
--- share  "class|slots|load ms|prompt µs|output µs|context tokens"
+-- share  "class|slots|load ms|prompt µs|output µs|context tokens|crowding %"
 local NO_REF = '1|20|1'                    -- before anybody has told
 
 local function read_share(text)
-  local group, cap, load, a, b, context = string.match(text, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)$')
+  local group, cap, load, a, b, context, crowding = string.match(text, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)$')
   if not group then return nil end
-  return {group = tonumber(group), cap = tonumber(cap), load = tonumber(load), a = tonumber(a), b = tonumber(b), context = tonumber(context)}
+  return {group = tonumber(group), cap = tonumber(cap), load = tonumber(load), a = tonumber(a), b = tonumber(b), context = tonumber(context),
+    crowding = tonumber(crowding)}
 end
 
--- The sums, by class: [[class, slots, slots x load ms, slots x prompt µs, slots x output µs], …]; and how many workers take
--- which longest context: [[tokens, workers], …]
+-- The sums, by class: [[class, slots, slots x load ms, slots x prompt µs, slots x output µs, slots x crowding %], …]; and how
+-- many workers take which longest context: [[tokens, workers], …]
 local function read_sums(F, model)
   local packed = redis.call('GET', classes_key(F, model))
   if not packed then return {}, {} end
@@ -30,7 +31,7 @@ end
 local function add_to_class(F, model, share, sign)
   local sums, contexts = read_sums(F, model)
   local n = sign * share.cap
-  add_to_row(sums, share.group, n, n * share.load, n * share.a, n * share.b)
+  add_to_row(sums, share.group, n, n * share.load, n * share.a, n * share.b, n * share.crowding)
   add_to_row(contexts, share.context, sign)
   if #contexts > 0 then
     redis.call('SET', classes_key(F, model), cmsgpack.pack({sums, contexts}), 'KEEPTTL')
@@ -44,11 +45,14 @@ local function read_classes(F, model, own)
   local found = {}
   local sums = read_sums(F, model)
   for _, sum in ipairs(sums) do
-    local group, cap, load, a, b = unpack(sum)
+    local group, cap, load, a, b, crowding = unpack(sum)
     if own and own.group == group then
       cap, load, a, b = cap - own.cap, load - own.cap * own.load, a - own.cap * own.a, b - own.cap * own.b
+      crowding = crowding - own.cap * own.crowding
     end
-    if cap > 0 then found[#found + 1] = {cap = cap, load = load / cap, a = a / cap / 1000, b = b / cap / 1000} end
+    if cap > 0 then
+      found[#found + 1] = {cap = cap, load = load / cap, a = a / cap / 1000, b = b / cap / 1000, crowding = crowding / cap / 100}
+    end
   end
   return found
 end

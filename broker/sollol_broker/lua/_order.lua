@@ -1,5 +1,5 @@
 -- The twin of fair_order.py. Pure. Times in virtual ms.
-local SIZE_WEIGHT = 5
+local SIZE_WEIGHT = 8
 local NORMAL_MS = 15000                    -- head start of priority 5
 
 -- returns start, finish, rank

@@ -1,8 +1,8 @@
 -- The twin of claim_rule.py; the numbers are those of its docstrings. Pure: plain tables in, plain values out.
 -- offer  {load=ms, a=ms per prompt token, b=ms per output token, slow=share per busy slot, busy=n, waiting=n, backlog=n,
---         settled=ms, others={{cap=n, load=ms, a=ms, b=ms}, …}}
+--         settled=ms, others={{cap=n, load=ms, a=ms, b=ms, crowding=factor}, …}}
 -- job    {offer=index, position=n, prompt=tokens, cached=tokens, output=tokens, waited=ms, batch=boolean, bound=boolean}
-local WEIGHTS = {backlog = 3, regret = 0.05, patience = 1, most_ratio = 6, cold_patience_ms = 30000, cold_patience_loads = 3}
+local WEIGHTS = {backlog = 3, regret = 0.03, patience = 1, most_ratio = 6, cold_patience_ms = 30000, cold_patience_loads = 3}
 local TYPICAL_PROMPT, TYPICAL_OUTPUT = 512, 128
 local ALONE_CAPACITY = 4
 local MOST_SHARING_A_LOAD = 8
@@ -23,7 +23,7 @@ local function weigh(offer, job, w)
   local own = offer.load / math.min(math.max(offer.waiting, 1), MOST_SHARING_A_LOAD) + service
   local capacity, total = 0, 0
   for _, each in ipairs(job.bound and NOBODY or offer.others) do                                    -- 2
-    local theirs = each.load + each.a * job.prompt + each.b * job.output
+    local theirs = each.load + each.crowding * (each.a * job.prompt + each.b * job.output)
     if theirs < own then
       capacity, total = capacity + each.cap, total + each.cap * theirs
     end
