@@ -40,6 +40,7 @@ def make_toy_chat(path: Path, *, layers: int = 2, embd: int = 64, ftype: FloatTy
 
     Use "f32" where texts are compared; with "f16" near ties fall differently from run to run.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     return _write(path, name="toy-chat", layers=layers, embd=embd, ftype=ftype, pooling=None)
 
 

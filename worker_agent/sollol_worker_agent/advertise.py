@@ -9,7 +9,7 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sollol_broker.broker import Advertised, Broker
 from sollol_broker.claim_rule import Share, together
@@ -38,6 +38,7 @@ class Advertiser:
     Args:
         on_new_inbox: called when the inbox had to be made anew.
         on_change: called after each refresh: there may be more to claim now.
+        more_of_node: more fields of the node's advert.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Advertiser:
         hardware: HardwareReader,
         on_new_inbox: Callable[[], None],
         on_change: Callable[[], None],
+        more_of_node: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._broker = broker
         self._worker = worker
@@ -58,6 +60,7 @@ class Advertiser:
         self._hardware = hardware
         self._on_new_inbox = on_new_inbox
         self._on_change = on_change
+        self._more_of_node = more_of_node
         self._paces = PaceStore(broker, config.node)
         self._started = time.time()
         self._advertised_at = -math.inf
@@ -133,6 +136,7 @@ class Advertiser:
                 "host": platform.node(),
                 "os": f"{platform.system()} {platform.machine()}",
                 "hardware": json.dumps(hardware),
+                **self._more_of_node(),
             },
             models={} if self._draining else as_controlled(self.controls, self._shares()),
         )

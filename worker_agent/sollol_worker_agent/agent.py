@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 from collections.abc import Sequence
@@ -22,8 +23,10 @@ from .drainer import Drainer
 from .hardware import HardwareReader
 from .heartbeat import Heartbeat
 from .lane import Lane
+from .lending import Lending
 from .pull import Puller
 from .reaper import Reaper
+from .rpc.desk import GroupSettings, OrderDesk
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class Agent:
         url: the fabric's Redis.
         backends: the LLM servers to front; the agent closes them.
         functions: another function library than this release's (for tests).
+        groups: how this node takes part in groups; None = it does not.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Agent:
         *,
         hardware: HardwareReader | None = None,
         functions: Library | None = None,
+        groups: GroupSettings | None = None,
     ) -> None:
         self.config = config
         self.worker = f"{key_part(config.node)[:48]}.{secrets.token_hex(4)}"
@@ -65,9 +70,19 @@ class Agent:
             hardware=hardware or HardwareReader(),
             on_new_inbox=self._rewind,
             on_change=self._on_change,
+            more_of_node=self._more_of_node,
         )
         self._puller = Puller(self.broker, self.worker, config, self.lanes, self._advertiser.advertise)
         self._drainer = Drainer(self._puller.drain, usual_seconds=config.drain_seconds)
+        lending = Lending(
+            self.lanes,
+            drain=self._puller.drain,
+            advertise=self._advertiser.advertise,
+            hardware=lambda: self._advertiser.last_hardware,
+        )
+        self._desk = (
+            OrderDesk(self.broker, url, lending, node=config.node, settings=groups) if groups else None
+        )
         self._inbox = Inbox(self.broker, self.worker, on_entry=self._on_entry)
         self._reaper = Reaper(self.broker, config)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -92,6 +107,8 @@ class Agent:
         self._reaper.start()
         self._advertiser.start()
         self._puller.start()
+        if self._desk is not None:
+            self._desk.start()
         log.info("worker %s of node %s has joined %s", self.worker, self.config.node, self._url)
 
     def add_backend(self, backend: Backend) -> None:
@@ -114,6 +131,8 @@ class Agent:
         await self._drainer.stop()
         # Workers stop before the heartbeat, so that their leases hold while they finish.
         await self._puller.stop(drain_seconds=seconds)
+        if self._desk is not None:
+            await self._desk.stop()
         await self._advertiser.stop()
         await self._reaper.stop()
         await self._inbox.stop()
@@ -141,6 +160,9 @@ class Agent:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._puller.call_off, lease.job_id, lease.fence)
 
+    def _more_of_node(self) -> dict[str, str]:
+        return {} if self._desk is None else {"llama": json.dumps(self._desk.advert())}
+
     def _rewind(self) -> None:
         self._inbox.rewind()
 
@@ -159,3 +181,5 @@ class Agent:
             self._puller.call_off(entry[b"j"].decode(), int(entry[b"f"]))
         elif kind == Entry.CONTROL:
             self._advertiser.advertise_soon()
+        elif kind == Entry.ORDER and self._desk is not None:
+            self._desk.on_entry(entry)

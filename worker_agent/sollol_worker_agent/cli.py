@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -23,7 +24,11 @@ from .backends import connect
 from .backends.protocol import Backend
 from .config import WorkerConfig
 from .finder import Finder
-from .own_servers import OwnModel, OwnServers
+from .hardware import HardwareReader
+from .hardware.limits import Limits
+from .model_files import ModelFiles
+from .own_servers import OwnModel, OwnServers, too_large
+from .rpc.desk import GroupSettings
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,6 +48,9 @@ class Options:
     backends: tuple[str, ...]
     models: tuple[OwnModel, ...]
     api_key: str | None
+    directories: tuple[Path, ...]
+    address: str
+    limits: Limits
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -55,6 +63,16 @@ class Options:
               "OpenAI-compatible servers here. A prefix ollama+, llama+ or openai+ says which it is.")  # fmt: skip
 @click.option("--model", "models", multiple=True, metavar="[NAME=]FILE.gguf",
               help="Start a llama-server of our own for this file; may be repeated.")  # fmt: skip
+@click.option("--models-dir", "directories", multiple=True, metavar="DIR",
+              type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="GGUF files of which a group of nodes may be formed when they are too large for one; may be "
+              "repeated. Ollama's store is looked through anyway.")  # fmt: skip
+@click.option("--ram", "ram_mib", type=click.IntRange(min=0), metavar="MIB",
+              help="Main memory that models may use at most.")  # fmt: skip
+@click.option("--vram", "vram_mib", type=click.IntRange(min=0), metavar="MIB",
+              help="Memory of the GPUs that models may use at most.")  # fmt: skip
+@click.option("--address", default="", metavar="IP", show_default="the one from which Redis is reached",
+              help="Where other nodes of a group reach this one; nothing listens there otherwise.")  # fmt: skip
 @click.option("--node", default=platform.node().split(".")[0] or "node", show_default="host name", metavar="NAME",
               help="This machine's name in the fabric.")  # fmt: skip
 @click.option("--slots", type=click.IntRange(min=1), metavar="N",
@@ -74,6 +92,10 @@ def main(
     redis_url: str,
     backends: tuple[str, ...],
     models: tuple[str, ...],
+    directories: tuple[Path, ...],
+    ram_mib: int | None,
+    vram_mib: int | None,
+    address: str,
     node: str,
     slots: int | None,
     labels: tuple[str, ...],
@@ -84,9 +106,9 @@ def main(
 ) -> None:
     """Join a SOLLOL fabric: pull jobs from Redis and run them on this machine's LLM servers.
 
-    Only Redis has to be known; the worker connects outward and opens no port. SIGTERM or Ctrl-C drains:
-    it claims nothing more, lets running jobs end, and hands back what is left. A second signal hands
-    back at once.
+    Only Redis has to be known; the worker connects outward, and opens no port unless it joins a group.
+    SIGTERM or Ctrl-C drains: it claims nothing more, lets running jobs end, and hands back what is
+    left. A second signal hands back at once.
 
     The password of Redis may come from SOLLOL_REDIS_PASSWORD, SOLLOL_REDIS_PASSWORD_FILE or the URL's
     ?password_file=PATH instead of the URL. SOLLOL_BACKEND_API_KEY is sent to the backends.
@@ -114,6 +136,9 @@ def main(
             backends=backends,
             models=tuple(OwnModel.parse(each, slots=slots) for each in models),
             api_key=os.environ.get("SOLLOL_BACKEND_API_KEY"),
+            directories=directories,
+            address=address,
+            limits=Limits(vram_mib=vram_mib, ram_mib=ram_mib),
         )
         asyncio.run(_run(options))
     except BrokerUnavailable as error:
@@ -124,12 +149,22 @@ def main(
 
 async def _run(options: Options) -> None:
     stopping = _Stop()
-    servers = OwnServers(options.models)
+    hardware = HardwareReader(limits=options.limits)
+    large = too_large(options.models, await asyncio.to_thread(hardware.read))
+    for model in large:
+        log.info("%s is too large for this machine: a group of nodes may serve it", model.shown_name)
+    servers = OwnServers([model for model in options.models if model not in large])
+    groups = GroupSettings(
+        files=ModelFiles({model.shown_name: model.path for model in options.models}, options.directories),
+        address=options.address,
+        on_reserve=servers.pause,
+        on_end=servers.resume,
+    )
     try:
         backends: list[Backend] = list(await stopping.unless(servers.start()))
         for url in options.backends:
             backends.append(await _named(url, options.api_key))
-        agent = Agent(options.url, options.config, backends)
+        agent = Agent(options.url, options.config, backends, hardware=hardware, groups=groups)
         finder = None
         if not options.backends and not options.models:
             finder = Finder(

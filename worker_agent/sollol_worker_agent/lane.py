@@ -48,6 +48,7 @@ class Lane:
         models: what it serves, by canonical name; empty while it is down.
         health: whether it gets jobs.
         is_outdated: a model was loaded since the backend was asked what it has; it should be asked again.
+        lent_to: the group that has this machine meanwhile; "" = none. Nothing new starts here then.
         unwritten: models about which something was learned since that was last written down.
     """
 
@@ -68,6 +69,7 @@ class Lane:
         self.down_because = ""
         self.health = Health()
         self.is_outdated = False
+        self.lent_to = ""
         self.unwritten: set[str] = set()
         self._clock = clock
         self._wall_clock = wall_clock
@@ -104,7 +106,7 @@ class Lane:
     @property
     def free(self) -> int:
         """Jobs it could start now."""
-        if not self.models or self.health.state is HealthState.DEGRADED:
+        if not self.models or self.lent_to or self.health.state is HealthState.DEGRADED:
             return 0
         free = max(0, self.slots - self.busy)
         if self.health.state is HealthState.PROBING:
@@ -127,7 +129,7 @@ class Lane:
         """What the lane adds to the fabric's view of a model; no capacity while it gets no jobs."""
         pace = self.pace(model)
         info = self.models.get(model)
-        slots = self.slots if info else 0
+        slots = self.slots if info and not self.lent_to else 0
         if self.health.state is not HealthState.HEALTHY:
             slots = min(slots, 1 if self.health.state is HealthState.PROBING else 0)
         return share_of(

@@ -188,6 +188,11 @@ class LlamaServerProcess:
         finally:
             process.stop(patience_seconds=0)
 
+    async def kill(self) -> None:
+        """End it at once, whatever it is at."""
+        if self._process is not None:
+            await asyncio.to_thread(self._process.stop, patience_seconds=0)
+
     async def wait_dead(self) -> str:
         """Wait until the process has ended, however that comes about; returns how, in words.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import shutil
 import tempfile
@@ -14,7 +13,10 @@ from pathlib import Path
 from sollol_broker.errors import BackendError
 
 from .backends import LlamaServerBackend
+from .hardware import Hardware
+from .hardware.readings import BYTES_PER_MIB
 from .llama_process import LlamaServerProcess
+from .priors import IN_MEMORY
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,11 @@ class OwnModel:
     threads: int | None = None
     extra_args: tuple[str, ...] = ()
 
+    @property
+    def shown_name(self) -> str:
+        """What the fabric calls it."""
+        return self.name or self.path.name.removesuffix(".gguf").lower()
+
     @classmethod
     def parse(cls, text: str, *, slots: int | None = None) -> OwnModel:
         """From "FILE" or "NAME=FILE".
@@ -50,6 +57,13 @@ class OwnModel:
         if not file.is_file():
             raise ValueError(f"there is no model file {file}: give the path of a .gguf file")
         return cls(file, name if found else None, slots)
+
+
+def too_large(models: Sequence[OwnModel], hardware: Hardware) -> list[OwnModel]:
+    """Those that this machine could not have in memory, not even with part of them on its CPU."""
+    shared = any(gpu.shares_ram for gpu in hardware.gpus)
+    room_mib = hardware.ram_total_mib + (0 if shared else hardware.vram_total_mib)
+    return [each for each in models if each.path.stat().st_size * IN_MEMORY > room_mib * BYTES_PER_MIB]
 
 
 class OwnServers:
@@ -75,19 +89,29 @@ class OwnServers:
         except BaseException:
             await self.stop()
             raise
-        self._keepers = [asyncio.create_task(self._keep(server)) for server in self._servers]
+        await self.resume()
         return [LlamaServerBackend(server.url, model=server.alias) for server in self._servers]
 
-    async def stop(self) -> None:
-        """Stop them all; whatever they were working on is cut off."""
+    async def pause(self) -> None:
+        """Stop them all for now: their memory is needed for something else."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._keepers = []
         await asyncio.gather(*(server.stop() for server in self._servers))
+
+    async def resume(self) -> None:
+        """Start them again, where they were; one that does not start is tried again from time to time."""
+        if not self._keepers:
+            self._keepers = [asyncio.create_task(self._keep(server)) for server in self._servers]
+
+    async def stop(self) -> None:
+        """Stop them all; whatever they were working on is cut off."""
+        await self.pause()
         await asyncio.to_thread(shutil.rmtree, self._logs, ignore_errors=True)
 
     def _server(self, model: OwnModel) -> LlamaServerProcess:
-        alias = model.name or model.path.name.removesuffix(".gguf").lower()
+        alias = model.shown_name
         return LlamaServerProcess(
             model_path=model.path,
             alias=alias,
@@ -101,10 +125,12 @@ class OwnServers:
     async def _keep(self, server: LlamaServerProcess) -> None:
         delay = _FIRST_DELAY_SECONDS
         while True:
-            why = await server.wait_dead()
+            try:
+                await server.start()
+                delay = _FIRST_DELAY_SECONDS
+                why = await server.wait_dead()
+            except BackendError as error:
+                why = str(error)
             log.error("llama-server for %s ended: %s; starting it again in %.0f s", server.alias, why, delay)
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
-            with contextlib.suppress(BackendError):
-                await server.start()
-                delay = _FIRST_DELAY_SECONDS

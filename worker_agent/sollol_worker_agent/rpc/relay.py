@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import ssl
 import sys
@@ -25,8 +26,10 @@ _CONNECT_SECONDS = 5.0
 # A peer that has gone without a word is noticed within about 9 s: its connection ends, and with it the group's
 # llama-server, which would otherwise hang for a quarter of an hour.
 _DEAD_PEER_MS = 8_000
+_COUNT_SECONDS = 0.5
 _KEEPALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
-READY = "tunnel is ready "
+# What it prints: the ports once it listens, then how many bytes it has carried, whenever that has changed.
+READY, CARRIED = "tunnel is ready ", "carried "
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,18 @@ class Passage:
     peer_certificate: str
 
 
+class _Meter:
+    """Bytes carried since the start, both ways."""
+
+    def __init__(self) -> None:
+        self.carried = 0
+
+
 class _Side(asyncio.Protocol):
     """One of two connections that hand on to each other what they receive."""
 
-    def __init__(self, on_made: Callable[[_Side], None] | None = None) -> None:
+    def __init__(self, meter: _Meter, on_made: Callable[[_Side], None] | None = None) -> None:
+        self._meter = meter
         self.transport: asyncio.Transport | None = None
         self.other: _Side | None = None
         self._on_made = on_made
@@ -73,6 +84,7 @@ class _Side(asyncio.Protocol):
         if self.other is None:
             self._early.append(data)
         elif self.other.transport is not None and not self.other.transport.is_closing():
+            self._meter.carried += len(data)
             self.other.transport.write(data)
 
     def pause_writing(self) -> None:
@@ -88,20 +100,20 @@ class _Side(asyncio.Protocol):
             self.other.transport.close()
 
 
-async def open_passage(passage: Passage, certificate: str, key: str) -> asyncio.Server:
+async def open_passage(passage: Passage, certificate: str, key: str, meter: _Meter) -> asyncio.Server:
     """Listen and carry; `sockets` of what is returned tells the port."""
     context = _context(passage, certificate, key)
     opening: set[asyncio.Task[None]] = set()
 
     def on_made(near: _Side) -> None:
         _watch(near)
-        task = asyncio.ensure_future(_lead_on(near, passage, None if passage.is_server else context))
+        task = asyncio.ensure_future(_lead_on(near, passage, None if passage.is_server else context, meter))
         opening.add(task)
         task.add_done_callback(opening.discard)
 
     host, port = passage.listen
     return await asyncio.get_running_loop().create_server(
-        partial(_Side, on_made),
+        partial(_Side, meter, on_made),
         host,
         port,
         ssl=context if passage.is_server else None,
@@ -109,14 +121,14 @@ async def open_passage(passage: Passage, certificate: str, key: str) -> asyncio.
     )
 
 
-async def _lead_on(near: _Side, passage: Passage, context: ssl.SSLContext | None) -> None:
+async def _lead_on(near: _Side, passage: Passage, context: ssl.SSLContext | None, meter: _Meter) -> None:
     assert near.transport is not None  # noqa: S101  # this is called when it is made
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             hostname = "" if context else None
             _, far = await loop.create_connection(
-                _Side, *passage.target, ssl=context, server_hostname=hostname
+                partial(_Side, meter), *passage.target, ssl=context, server_hostname=hostname
             )
     except (OSError, TimeoutError):
         near.transport.abort()
@@ -157,16 +169,24 @@ def _context(passage: Passage, certificate: str, key: str) -> ssl.SSLContext:
 
 
 async def _serve(config: Mapping[str, Any]) -> None:
-    servers = []
+    servers, meter = [], _Meter()
     for each in config["passages"]:
         passage = Passage(
             tuple(each["listen"]), tuple(each["target"]), each["is_server"], each["peer_certificate"]
         )
-        servers.append(await open_passage(passage, config["certificate"], config["key"]))
+        servers.append(await open_passage(passage, config["certificate"], config["key"], meter))
     ports = [server.sockets[0].getsockname()[1] for server in servers]
     sys.stdout.write(READY + json.dumps(ports) + "\n")
     sys.stdout.flush()
-    await asyncio.gather(*(server.serve_forever() for server in servers))
+    told = 0
+    while True:
+        await asyncio.sleep(_COUNT_SECONDS)
+        if meter.carried != told:
+            told = meter.carried
+            # Only the newest count matters, and nobody rotates this log.
+            os.ftruncate(sys.stdout.fileno(), 0)
+            sys.stdout.write(f"{CARRIED}{told}\n")
+            sys.stdout.flush()
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from sollol_broker.child import ChildProcess, describe_exit, last_lines
 from sollol_broker.errors import BackendError
 
 from .identity import Identity
-from .relay import READY, Passage
+from .relay import CARRIED, READY, Passage
 
 _START_SECONDS = 15.0
 _POLL_SECONDS = 0.02
@@ -38,6 +38,12 @@ class Tunnel:
     def is_running(self) -> bool:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def carried_bytes(self) -> int:
+        """Both ways since the start, as of half a second ago."""
+        _, found, count = last_lines(self._log, 1).partition(CARRIED)
+        return int(count) if found and count.strip().isdigit() else 0
 
     async def start(self) -> tuple[int, ...]:
         """Start it; the ports on which the passages listen, in order.

@@ -1,0 +1,229 @@
+"""The head of a group: llama-server with an exact split over its own devices and those of the members."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sollol_broker.errors import BackendError
+
+from ..llama_process import LlamaServerProcess
+from .identity import Identity
+from .relay import Passage
+from .tunnel import Tunnel
+from .wire import RpcState, ask
+
+_MIB = 1024 * 1024
+# A load over a slow network, and what that takes per GiB.
+_LOAD_SECONDS, _LOAD_SECONDS_PER_GIB = 300.0, 20.0
+_TELL_SECONDS = 1.0
+_BUFFER = re.compile(r"(\S+?)(?:\[[^\]]*\])? +(model|KV|compute|output) buffer size = +([0-9.]+) MiB")
+# The log tells sizes while it loads, and from then on a few lines per request: it is cut when it has grown.
+_MOST_LOG_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node that lends memory.
+
+    Attributes:
+        address, port: of its tunnel. certificate: that it must show. layers: for each of its devices.
+        weights_bytes: that will be sent there, at most.
+    """
+
+    node: str
+    address: str
+    port: int
+    certificate: str
+    layers: tuple[int, ...]
+    weights_bytes: float = 0.0
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Member:
+        """From an order."""
+        return cls(
+            str(data["node"]),
+            str(data["address"]),
+            int(data["port"]),
+            str(data["certificate"]),
+            tuple(int(each) for each in data["layers"]),
+            float(data.get("weights_bytes", 0.0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Layers by place, the output layer counted as the last one.
+
+    Attributes:
+        in_memory: the first layers, in main memory of the head.
+        own: for each of the head's GPUs, by llama.cpp's name. members: in order.
+    """
+
+    in_memory: int
+    own: tuple[tuple[str, int], ...]
+    members: tuple[Member, ...]
+
+    def arguments(self, ports: Sequence[int]) -> list[str]:
+        """What llama-server is to be told; `ports`: the local ends of the members' tunnels.
+
+        Devices are named one by one: a server that is not told may leave out a member that does not answer, and go
+        on alone.
+        """
+        remote = [count for member in self.members for count in member.layers]
+        names = [name for name, _ in self.own] + [f"RPC{at}" for at in range(len(remote))]
+        counts = [count for _, count in self.own] + remote
+        used = [(name, count) for name, count in zip(names, counts, strict=True) if count]
+        endpoints = ",".join(f"127.0.0.1:{port}" for port in ports)
+        return [
+            *(("--rpc", endpoints) if ports else ()),
+            *("--device", ",".join(name for name, _ in used) or "none"),
+            *("--n-gpu-layers", str(sum(counts))),
+            *("--tensor-split", ",".join(str(count) for _, count in used) or "0"),
+            *("--fit", "off", "--log-verbosity", "4"),
+        ]
+
+
+class Head:
+    """The llama-server of a group, and its tunnels to the members.
+
+    Args:
+        progress: is told how far loading is: a share from 0 to 1, and about how many seconds are left.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        path: Path,
+        split: Split,
+        identity: Identity,
+        version: tuple[int, int, int],
+        logs: Path,
+        slots: int,
+        context_tokens: int,
+        threads: int | None,
+        progress: Callable[[float, float], None],
+    ) -> None:
+        self._split = split
+        self._version = version
+        self._progress = progress
+        passages = [
+            Passage(("127.0.0.1", 0), (each.address, each.port), False, each.certificate)
+            for each in split.members
+        ]
+        self._tunnel = Tunnel(passages, identity, logs / "tunnel-head.log")
+        self._settings: dict[str, Any] = {
+            "model_path": path,
+            "alias": model,
+            "log_directory": logs,
+            "slots": slots,
+            "context_tokens": context_tokens,
+            "threads": threads,
+        }
+        size = path.stat().st_size
+        self._start_seconds = _LOAD_SECONDS + _LOAD_SECONDS_PER_GIB * size / 1024**3
+        self._server: LlamaServerProcess | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        assert self._server is not None  # noqa: S101  # asked after start()
+        return self._server.url
+
+    @property
+    def has_members(self) -> bool:
+        """Whether anybody lends it memory."""
+        return bool(self._split.members)
+
+    @property
+    def carried_bytes(self) -> int:
+        """To and from the members so far."""
+        return self._tunnel.carried_bytes
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server and its tunnel live."""
+        has_tunnel = self._tunnel.is_running or not self._split.members
+        return self._server is not None and self._server.is_running and has_tunnel
+
+    async def start(self) -> dict[str, float]:
+        """Connect, check and load; gives MiB by buffer, as llama-server reported them ("RPC0 model": 33.8).
+
+        Raises:
+            BackendError: a member does not answer or speaks another protocol, or the server does not load the model.
+        """
+        try:
+            ports = await self._tunnel.start() if self._split.members else ()
+            for member, port in zip(self._split.members, ports, strict=True):
+                await self._check(member, port)
+            self._server = LlamaServerProcess(
+                **self._settings, start_seconds=self._start_seconds, extra_args=self._split.arguments(ports)
+            )
+            telling = asyncio.create_task(self._tell())
+            try:
+                await self._server.start()
+            finally:
+                telling.cancel()
+                await asyncio.gather(telling, return_exceptions=True)
+        except BaseException:
+            await self.stop()
+            raise
+        return read_buffers(self._server.log)
+
+    async def stop(self) -> None:
+        """End it at once; what it was working on is cut off."""
+        if self._server is not None:
+            await self._server.kill()
+        await self._tunnel.stop()
+
+    def trim_log(self) -> None:
+        """Cut the log when it has grown."""
+        if self._server is not None and self._server.log.stat().st_size > _MOST_LOG_BYTES:
+            self._server.log.write_bytes(b"")
+
+    async def _check(self, member: Member, port: int) -> None:
+        report = await ask("127.0.0.1", port, timeout_seconds=5.0)
+        if report.state is not RpcState.IDLE or report.version is None:
+            raise BackendError(
+                f"the rpc-server of {member.node} does not answer ({report.state}: {report.why})"
+            )
+        major, minor, _ = report.version
+        if major != self._version[0] or minor > self._version[1]:
+            theirs, ours = (".".join(map(str, version)) for version in (report.version, self._version))
+            raise BackendError(
+                f"{member.node} speaks version {theirs} of the RPC protocol, and the head {ours}: "
+                "install the same build of llama.cpp on both"
+            )
+        if len(report.devices) != len(member.layers):
+            raise BackendError(
+                f"{member.node} offers {len(report.devices)} devices, planned were {len(member.layers)}"
+            )
+
+    async def _tell(self) -> None:
+        began = time.monotonic()
+        expected = sum(member.weights_bytes for member in self._split.members)
+        while True:
+            await asyncio.sleep(_TELL_SECONDS)
+            if expected > 0:
+                share = min(0.99, self.carried_bytes / expected)
+                took = time.monotonic() - began
+                self._progress(share, took * (1 - share) / share if share > 0.01 else 0.0)
+
+
+def read_buffers(log: Path) -> dict[str, float]:
+    """MiB by device and kind, from a log of verbosity 4."""
+    sizes: dict[str, float] = {}
+    try:
+        text = log.read_text(errors="replace")
+    except OSError:
+        return sizes
+    for device, kind, mib in _BUFFER.findall(text):
+        name = f"{device} {kind}"
+        sizes[name] = round(sizes.get(name, 0.0) + float(mib), 2)
+    return sizes
