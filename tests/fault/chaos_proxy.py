@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -38,6 +39,7 @@ class ChaosProxy:
     Attributes:
         losses: how many replies to lose, by verb ("claim") or command ("XREAD"): the server has done what it was
             told, then the connection is reset and the reply is gone.
+        loss_rates: the share of replies to lose besides, by verb or command.
         lost: how many have been lost so far.
         delay_seconds: added each way.
         up_flows, down_flows: cleared = a black hole: what is sent stays here, and no error tells of it.
@@ -50,6 +52,8 @@ class ChaosProxy:
         self._lines: set[_Line] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.losses: Counter[str] = Counter()
+        self.loss_rates: dict[str, float] = {}
+        self._chance = random.Random(1)
         self.lost: Counter[str] = Counter()
         self.delay_seconds = 0.0
         self.up_flows, self.down_flows = asyncio.Event(), asyncio.Event()
@@ -128,10 +132,7 @@ class ChaosProxy:
             while data := await reader.read(_CHUNK):
                 replies.feed(data)
                 while replies.gets() is not False:
-                    name = line.unanswered.popleft()
-                    if self.losses[name] > 0:
-                        self.losses[name] -= 1
-                        self.lost[name] += 1
+                    if self._is_to_be_lost(line.unanswered.popleft()):
                         return
                 await self._hold(self.down_flows)
                 if self.cut_after_bytes is not None:
@@ -141,6 +142,14 @@ class ChaosProxy:
                 await line.client.drain()
                 if line.received == self.cut_after_bytes:
                     return
+
+    def _is_to_be_lost(self, name: str) -> bool:
+        if self.losses[name] > 0:
+            self.losses[name] -= 1
+        elif self._chance.random() >= self.loss_rates.get(name, 0.0):
+            return False
+        self.lost[name] += 1
+        return True
 
     async def _hold(self, flows: asyncio.Event) -> None:
         if self.delay_seconds:
