@@ -135,7 +135,7 @@ class Fabric:
 
     async def state(self, job_id: str) -> str:
         """A job's state; "" when Redis does not know it."""
-        return (await self.job(job_id)).get("state", "")
+        return (await self.call("HGET", self.keys.job(job_id), "state") or b"").decode()
 
     async def entries(self, key: str) -> list[dict[str, str]]:
         """A stream's entries as text."""

@@ -35,6 +35,8 @@ class Weights:
         most_ratio: r_max: a worker slower than this leaves all but batch work alone until patience ends.
         cold_patience_ms, cold_patience_loads: a job whose model is not in memory comes first once it has
             waited this long, and this many loads, on a worker that has served as long since its last load.
+        overtaking_ms: the lead in rank that counts as much as a whole prompt and answer saved: what is cached lets
+            a job overtake so far at most.
     """
 
     backlog: float = 3.0
@@ -43,6 +45,7 @@ class Weights:
     most_ratio: float = 6.0
     cold_patience_ms: float = 30_000.0
     cold_patience_loads: float = 3.0
+    overtaking_ms: float = 10_000.0
 
 
 DEFAULT_WEIGHTS = Weights()
@@ -102,6 +105,7 @@ class Waiting:
         waited_ms: since it came.
         is_batch: nobody waits for it at a prompt, so any worker will do.
         is_bound: only some workers may have it, so what the others would need does not matter.
+        behind_ms: by how much its rank is above that of the first job in its queue.
     """
 
     offer: int
@@ -112,6 +116,7 @@ class Waiting:
     cached_tokens: float = 0.0
     is_batch: bool = False
     is_bound: bool = False
+    behind_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +174,8 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
     3. ratio = own / reference. Take it if ratio - 1 <= backlog weight x backlog / capacity, and ratio <= the
        most.
     4. Whatever the ratio, take it once it has waited patience x (own - reference).
-    5. value = ratio + regret x position / capacity. A job whose model is cold and that is due goes before all.
+    5. value = ratio + regret x position / capacity; where nobody is better, ranks count as well, lest jobs
+       with a cached prompt keep the others waiting. A job whose model is cold and that is due goes before all.
     """
     slow = 1.0 + offer.slowdown * offer.busy
     prompt = max(0.0, job.prompt_tokens - job.cached_tokens)
@@ -186,7 +192,8 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
     is_due = _is_due(offer, job, weights)
     if capacity <= 0:
         ratio = own / uncached if uncached > 0 else 1.0
-        value = 0.0 if is_due else ratio + weights.regret * job.position / _ALONE_CAPACITY
+        overtaken = weights.regret * job.position / _ALONE_CAPACITY + job.behind_ms / weights.overtaking_ms
+        value = 0.0 if is_due else ratio + overtaken
         return Bid(own, 0.0, 0.0, ratio, value, takes=True)
     reference = total / capacity
     ratio = own / reference if reference > 0 else math.inf

@@ -218,6 +218,7 @@ def _states(draw: st.DrawFn) -> tuple[list[Offer], list[Waiting]]:
         cached_tokens=st.integers(0, 1_000),
         is_batch=st.booleans(),
         is_bound=st.booleans(),
+        behind_ms=st.floats(0, 1e5),
     )
     return offers, draw(st.lists(jobs, max_size=6))
 
@@ -251,6 +252,14 @@ def test_a_longer_line_never_makes_a_worker_less_willing(state: tuple[list[Offer
         offer = offers[job.offer]
         if weigh(offer, job).takes:
             assert weigh(replace(offer, backlog=offer.backlog + 10), job).takes
+
+
+@pytest.mark.parametrize(("behind_ms", "index"), [(0, 1), (8_000, 1), (9_100, 0), (300_000, 0)])
+def test_what_is_cached_overtakes_only_so_far(behind_ms: float, index: int) -> None:
+    """Nine tenths of the second job are saved: that is worth nine tenths of the lead that a whole one is worth."""
+    first = Waiting(0, 0, 1_000, 0, 0)
+    cached = Waiting(0, 1, 1_000, 0, 0, cached_tokens=900, behind_ms=behind_ms)
+    assert choose([Offer(0, 1, 10)], [first, cached]).index == index
 
 
 @settings(max_examples=50, deadline=None)
@@ -298,7 +307,7 @@ def _lua_job(job: Waiting) -> dict[str, Any]:
     return {
         **{"offer": job.offer + 1, "position": job.position, "prompt": job.prompt_tokens},
         **{"cached": job.cached_tokens, "output": job.output_tokens, "waited": job.waited_ms},
-        **{"batch": job.is_batch, "bound": job.is_bound},
+        **{"batch": job.is_batch, "bound": job.is_bound, "behind": job.behind_ms},
     }
 
 
@@ -383,6 +392,7 @@ def _some_job(some: random.Random, offers: int) -> Waiting:
         cached_tokens=some.choice((0, some.randrange(1_000))),
         is_batch=some.random() < 0.2,
         is_bound=some.random() < 0.1,
+        behind_ms=some.choice((0, some.uniform(0, 1e5))),
     )
 
 

@@ -74,17 +74,19 @@ local function read_member(member)
     string.match(member, '^([^|]+)|(%d+)|(%d+)|(%d+)|([a-z]*)|(%x*)$')
   if not id then return nil end
   return {id = id, member = member, prompt = tonumber(prompt), output = tonumber(output), submitted = tonumber(submitted),
-    affinity = affinity, batch = false, alone = false, bound = false, offer = 0, model = '', position = 0, waited = 0, cached = 0,
+    affinity = affinity, batch = false, alone = false, bound = false, offer = 0, model = '', position = 0, waited = 0, cached = 0, behind = 0,
     bid = false}, flags
 end
 
 -- Adds the jobs of one stretch of a queue that this worker may take: it ends after `depth` of them, or FURTHEST in all.
 -- returns how many, and whether the queue goes on behind a stretch that has none
 local function read_stretch(F, jobs, index, m, lane, worker, first, depth, now)
-  local model, at, found, size, is_full = m.key, first, 0, depth, true
+  local model, at, found, size, is_full, lead = m.key, first, 0, depth, true, nil
   repeat
-    local members = redis.call('ZRANGE', queue_key(F, model), at, at + size - 1)
-    for i, member in ipairs(members) do
+    local members = redis.call('ZRANGE', queue_key(F, model), at, at + size - 1, 'WITHSCORES')
+    local count = #members / 2
+    for i = 1, count do
+      local member, rank = members[2 * i - 1], tonumber(members[2 * i])
       local job, flags = read_member(member)
       local why, number
       if not job then                      -- it must not stop the queue
@@ -100,13 +102,15 @@ local function read_stretch(F, jobs, index, m, lane, worker, first, depth, now)
       if not why then
         job.offer, job.model, job.position, job.waited = index, model, at + i - 1, math.max(0, now - job.submitted)
         job.cached = job.affinity ~= '' and math.min(lane.cached[job.affinity] or 0, job.prompt - 1) or 0
+        lead = lead or rank
+        job.behind = rank - lead
         jobs[#jobs + 1], found = job, found + 1
         if found == depth then break end
       elseif job and at + i == 1 then
         worker.refused[#worker.refused + 1] = {job.id, why, number}
       end
     end
-    at, is_full, size = at + #members, #members == size, PAGE
+    at, is_full, size = at + count, count == size, PAGE
   until not is_full or found == depth or at - first >= FURTHEST
   return found, found == 0 and at - first >= FURTHEST
 end

@@ -1,8 +1,9 @@
 -- The twin of claim_rule.py; the numbers are those of its docstrings. Pure: plain tables in, plain values out.
 -- offer  {load=ms, a=ms per prompt token, b=ms per output token, slow=share per busy slot, busy=n, waiting=n, backlog=n,
 --         settled=ms, others={{cap=n, load=ms, a=ms, b=ms, crowding=factor}, …}}
--- job    {offer=index, position=n, prompt=tokens, cached=tokens, output=tokens, waited=ms, batch=boolean, bound=boolean}
-local WEIGHTS = {backlog = 3, regret = 0.03, patience = 1, most_ratio = 6, cold_patience_ms = 30000, cold_patience_loads = 3}
+-- job    {offer=index, position=n, prompt=tokens, cached=tokens, output=tokens, waited=ms, batch=boolean, bound=boolean, behind=ms}
+local WEIGHTS = {backlog = 3, regret = 0.03, patience = 1, most_ratio = 6, cold_patience_ms = 30000, cold_patience_loads = 3,
+  overtaking_ms = 10000}
 local TYPICAL_PROMPT, TYPICAL_OUTPUT = 512, 128
 local ALONE_CAPACITY = 4
 local MOST_SHARING_A_LOAD = 8
@@ -31,7 +32,8 @@ local function weigh(offer, job, w)
   local due = is_due(offer, job, w)
   if capacity <= 0 then
     local ratio = uncached > 0 and own / uncached or 1
-    local value = due and 0 or ratio + w.regret * job.position / ALONE_CAPACITY
+    local overtaken = w.regret * job.position / ALONE_CAPACITY + job.behind / w.overtaking_ms
+    local value = due and 0 or ratio + overtaken                                                    -- 5
     return {own = own, reference = 0, capacity = 0, ratio = ratio, value = value, takes = true, needed = 0, left = 0}
   end
   local reference = total / capacity

@@ -295,12 +295,22 @@ class ClaimRule(Pull):
 
     def _waiting(self, heads: Sequence[tuple[float, int, int]], offer: int) -> list[Waiting]:
         now, out = self.world.now, []
-        for position, (_, _, job) in enumerate(heads):
+        for position, (rank, _, job) in enumerate(heads):
             each = self.world.jobs[job]
             waited_ms = 1000 * (now - each.arrival_s)
             is_batch = each.priority <= Priority.BATCH
             expected = self._expected[job]
-            out.append(Waiting(offer, position, each.prompt_tokens, expected, waited_ms, is_batch=is_batch))
+            out.append(
+                Waiting(
+                    offer,
+                    position,
+                    each.prompt_tokens,
+                    expected,
+                    waited_ms,
+                    is_batch=is_batch,
+                    behind_ms=rank - heads[0][0],
+                )
+            )
         return out
 
     def _offer(self, machine: Machine, model: ModelSpec) -> Offer:
