@@ -3,7 +3,8 @@
     SollolError
     ├── InvalidJob               the job is malformed: nothing was sent
     ├── BrokerUnavailable        Redis cannot be reached, or cannot be used
-    │   └── BrokerOutdated       Redis answers, but is older than 7.0
+    │   ├── BrokerOutdated       Redis answers, but is older than 7.0
+    │   └── NotAllowed           Redis answers, but our user may not do this
     ├── ClientClosed             the client was closed while it waited; the job itself goes on
     ├── StreamGap                text was trimmed before it was read: `result()` has the answer whole
     ├── QueueFull                no room for the job now: try after `retry_after` seconds
@@ -59,6 +60,13 @@ class BrokerUnavailable(SollolError, ConnectionError):
 
 class BrokerOutdated(BrokerUnavailable):
     """The server answers, but lacks what SOLLOL needs (Redis 7.0 or Valkey)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, refused=True)
+
+
+class NotAllowed(BrokerUnavailable):
+    """The user as whom we are logged in has not the right to do this; others of its commands may work."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, refused=True)

@@ -31,7 +31,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from .errors import BrokerUnavailable, QueueFull
+from .errors import BrokerUnavailable, NotAllowed, QueueFull
 from .url import BrokerUrl
 from .wire import Reply, Wire
 
@@ -119,7 +119,9 @@ class Link:
                     wire = await self._opened_wire()
             except (AuthenticationError, AuthorizationError) as error:
                 raise BrokerUnavailable(
-                    f"Redis at {self.url} refused the login: {_first_words(error)}", refused=True
+                    f"Redis at {self.url} refused the login ({_first_words(error)}): user and password stand in the "
+                    "URL, redis://USER:PASSWORD@HOST, or the password in SOLLOL_REDIS_PASSWORD",
+                    refused=True,
                 ) from None
             except BrokerUnavailable:
                 raise
@@ -212,15 +214,14 @@ class Link:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
 
-    def _no_right(self, command: tuple[object, ...], error: RedisError) -> BrokerUnavailable:
+    def _no_right(self, command: tuple[object, ...], error: RedisError) -> NotAllowed:
         name = str(command[0])
         if name == "FCALL" and isinstance(command[1], bytes):
             name = command[1].decode().rpartition("_")[2]
-        return BrokerUnavailable(
+        return NotAllowed(
             f"Redis at {self.url} does not let user {self.url.username or 'default'} do {name} "
             f"({_first_words(error).partition(' script: ')[0]}): its role is too small for that. `sollol acl` writes a "
-            "user for each role; nodes, limits and dead letters are steered by the coordinator's and the admin's",
-            refused=True,
+            "user for each role; nodes, limits and dead letters are steered by the coordinator's and the admin's"
         )
 
     async def drop(self) -> None:

@@ -250,8 +250,8 @@ class Registry:
         controls = await self._controls(sorted({worker.node for worker in workers}))
         for worker in workers:
             down = [backend["down"] for backend in worker.backends if backend["down"]]
-            if worker.state != "up":
-                why = f"it is {worker.state}"
+            if worker.state != "up" or controls[worker.node].is_closed:
+                why = f"it is {controls[worker.node].state if worker.state == 'up' else worker.state}"
             elif wanted in worker.models:
                 why = "it serves the model, but does not fit what the job requires"
             elif denied := controls[worker.node].forbids(wanted):

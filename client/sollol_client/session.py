@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sollol_broker.broker import Broker
-from sollol_broker.errors import ClientClosed, SollolError
+from sollol_broker.errors import ClientClosed, NotAllowed, SollolError
 from sollol_broker.explain_reader import Explainer
 from sollol_broker.inbox import Inbox
 from sollol_broker.link import LinkConfig
@@ -65,6 +65,8 @@ class Session:
     _receiver: Receiver = field(init=False)
     _sharing: Sharing = field(init=False)
     _sender: Sender = field(init=False)
+    # Why we have no inbox.
+    _looks_on: NotAllowed | None = None
     _started: bool = False
     _starting: bool = False
     _closed: bool = False
@@ -106,16 +108,24 @@ class Session:
     async def start(self) -> None:
         """Connect and open the inbox.
 
+        A user who may only look on, such as the dashboard's, gets no inbox; what it submits or follows ends with the
+        reason.
+
         Raises:
             BrokerUnavailable: within the connect timeout.
         """
         if self._started:
             return
-        await self.broker.open()
-        await self.lookout.attend()
+        try:
+            await self.broker.open()
+            self._looks_on = await self._may_not_attend()
+        except BaseException:
+            await self.broker.close()
+            raise
         self._started = True
-        self._inbox.start()
-        self.lookout.start(self._tasks)
+        if self._looks_on is None:
+            self._inbox.start()
+            self.lookout.start(self._tasks)
         self.flush()
 
     async def close(self) -> None:
@@ -133,7 +143,7 @@ class Session:
         for following in self._receiver.followings.all():
             text = f"the client was closed; job {following.job_id} goes on: attach() finds it"
             self._receiver.end(following, ClientClosed(text))
-        if self._started:
+        if self._started and self._looks_on is None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_SECONDS):
                     await self.broker.drop_inbox(self.inbox_name)
@@ -164,6 +174,8 @@ class Session:
             following = self._outbox.popleft()
             if self._closed:
                 self._receiver.end(following, ClientClosed("the client is closed"))
+            elif self._looks_on is not None:
+                self._receiver.end(following, self._looks_on)
             else:
                 self._sender.send(following)
 
@@ -171,7 +183,10 @@ class Session:
         """Follow a job that this session did not submit; its end reaches the watcher, and what comes behind `after`."""
         following = Following(Follower(job_id, after=entry_order(after) if after else None), watcher)
         self._receiver.follow(following)
-        self._tasks.own(self._receiver.attach(following))
+        if self._looks_on is not None:
+            self._receiver.end(following, self._looks_on)
+        else:
+            self._tasks.own(self._receiver.attach(following))
 
     async def cancel(self, job_id: str) -> str:
         """Cancel a job: "cancelled", the state it had ended in before, or "unknown".
@@ -205,6 +220,15 @@ class Session:
         self._answers.clear()
         name = self._answers.scope_field
         self._answers.note_generation(name, await begin_generation(self.broker, name))
+
+    async def _may_not_attend(self) -> NotAllowed | None:
+        """Open the inbox; why that is forbidden, to a user who may look on."""
+        try:
+            await self.lookout.attend()
+        except NotAllowed as error:
+            await self.registry.workers()  # who may not even do this has no business here
+            return error
+        return None
 
     async def _start_late(self) -> None:
         """Start because somebody submitted without opening the client first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
@@ -20,12 +21,13 @@ from fabric_kit import fabric_at
 from redis_7 import redis_7_on_path
 from sollol import AsyncClient
 from sollol.cli.app import app as command_line
-from sollol_broker import Broker, BrokerUnavailable, Keys, Registry, parse_url
+from sollol_broker import Broker, BrokerUnavailable, Keys, NoNodeForModel, NotAllowed, Registry, parse_url
 from sollol_broker.acl import Role, commands
 from sollol_broker.embedded import EmbeddedBroker
 from sollol_broker.library import library
 from sollol_broker.operations import Operations
 from sollol_worker_agent.doubles import OllamaDouble
+from waiting import wait_until
 
 _FABRIC = "cell-2"
 F = Keys(_FABRIC).prefix
@@ -207,7 +209,14 @@ async def _an_operators_day(url: str) -> None:
         await operator.drain("n2", 0)
         await operator.set_limits(max_queue_size=100, max_queue_bytes=10**9)
         await operator.set_quota("acl", concurrency=50, requests_per_minute=1000)
-        await operator.submit(chat="hi", model="tiny")
+
+        async def is_answered() -> bool:
+            try:
+                return bool((await operator.submit(chat="hi", model="tiny")).text)
+            except NoNodeForModel:  # n1 serves again once its worker has heard of it
+                return False
+
+        await wait_until(is_answered, timeout=15, what="n1 to serve again")
         assert (await operator.limits()).apps
         assert await operator.dead() == []
         await operator.drop_dead("nosuchjob")
@@ -263,6 +272,40 @@ async def test_a_role_that_is_too_small_is_told(locked: Locked) -> None:
     with pytest.raises(BrokerUnavailable, match=r"dashboard do cancel .*role is too small"):
         await broker.cancel("j1")
     await broker.close()
+
+
+async def test_who_may_only_look_on_does_so_with_the_usual_client_and_commands(locked: Locked) -> None:
+    async with AsyncClient(locked.url(Role.DASHBOARD), app="acl") as client:
+        assert await client.nodes() == []
+        with pytest.raises(NotAllowed, match=r"do attend .*role is too small"):
+            await client.submit(chat="hi", model="m")
+        with pytest.raises(NotAllowed, match=r"do attend .*role is too small"):
+            await client.attach("j1")
+    said = await asyncio.to_thread(
+        CliRunner().invoke, command_line, ["nodes", "--redis", locked.url(Role.DASHBOARD)]
+    )
+    assert said.exit_code == 0
+
+
+async def test_who_may_not_even_look_on_is_told_and_nothing_else(locked: Locked) -> None:
+    with locked.raw(Role.ADMIN) as admin:
+        admin.execute_command("ACL", "SETUSER", "tight", "on", ">pw", f"~{F}*", "+ping", "+info", "+time")
+    arguments = [sys.executable, "-m", "sollol.cli", "nodes", "--redis", f"unix://tight:pw@{locked.socket}"]
+    process = await asyncio.create_subprocess_exec(*arguments, stderr=asyncio.subprocess.PIPE)
+    _, said = await process.communicate()
+    assert process.returncode == 3
+    (line,) = said.decode().splitlines()
+    assert "its role is too small" in line
+
+
+async def test_the_doctor_of_who_looks_on_judges_what_it_sees(locked: Locked) -> None:
+    arguments = ["doctor", "--json", "--redis", locked.url(Role.DASHBOARD)]
+    said = await asyncio.to_thread(CliRunner().invoke, command_line, arguments)
+    found = {each["id"]: each for each in json.loads(said.output)["findings"]}
+    assert "functions.usable" not in found
+    assert "CONFIG" in found["doctor.blind"]["found"]
+    assert "FCALL" in found["doctor.blind"]["found"]
+    assert found["access.open"]["severity"] == "ok"
 
 
 async def test_only_the_admin_loads_the_functions(locked: Locked) -> None:

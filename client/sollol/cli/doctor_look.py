@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import re
 import statistics
 import time
 from collections.abc import Awaitable
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sollol_broker.broker import Broker
-from sollol_broker.errors import BrokerUnavailable, SollolError
+from sollol_broker.errors import NotAllowed, SollolError
 from sollol_broker.link import LinkConfig
 from sollol_broker.listeners import Listener, listeners
 from sollol_broker.registry import NodeView, Registry
@@ -31,7 +30,6 @@ _SETTINGS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy
              "commandlog-request-larger-than")  # fmt: skip
 _SLOW_CALLS = 128
 _DEAD_SHOWN = 3
-_NOPERM = re.compile(r"does not let us: NOPERM\s*|has no permissions? to ")
 
 
 async def look(url: BrokerUrl) -> Facts:
@@ -113,13 +111,16 @@ class _Look:
         entries = await self._call("SLOWLOG", "GET", _SLOW_CALLS)
         return sum(1 for entry in entries if _is_ours(entry[3]))
 
-    async def _functions(self) -> Functions:
+    async def _functions(self) -> Functions | None:
         ours = self.broker.functions.name
         listed = await self._try("FUNCTION", self._libraries()) or ()
         others = tuple(name for name in listed if name != ours)
         try:
             # Cancels a job that cannot exist: proves that the functions run, and loads them if missing.
             await self.broker.cancel("doctor")
+        except NotAllowed as error:
+            self.refused.append(("FCALL", self._reason(error)))
+            return None
         except Exception as error:
             return Functions(ours, "unusable", self._words(error), others)
         was_missing = ours not in listed and "FUNCTION" not in dict(self.refused)
@@ -170,9 +171,7 @@ class _Look:
         return tuple(found)
 
     def _reason(self, error: Exception) -> str:
-        words = self._words(error)
-        is_forbidden = isinstance(error, BrokerUnavailable) and _NOPERM.search(words)
-        return "not allowed to look" if is_forbidden else words
+        return "not allowed to look" if isinstance(error, NotAllowed) else self._words(error)
 
     def _words(self, error: Exception) -> str:
         return " ".join(str(error).split()).removeprefix(f"Redis at {self.broker.url} ")

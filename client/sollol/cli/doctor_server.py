@@ -140,7 +140,7 @@ def check_functions(facts: Facts) -> Iterator[Finding]:
         yield error(
             "functions.usable",
             f"{functions.name} does not work: {functions.problem}",
-            "let this user run FCALL and FUNCTION, or start a worker once as a user that may",
+            "run this once as a user that may load functions, such as the admin of `sollol acl`",
         )
     else:
         loaded = " (loaded just now)" if functions.state == "loaded" else ""
