@@ -89,6 +89,9 @@ class JobView:
     """A job's record; no prompt, no answer.
 
     Times are in seconds since the epoch, by Redis' clock; 0 = not yet.
+
+    Attributes:
+        prompt_tokens, output_tokens: as the backend counted them; 0 before the answer, or where it does not.
     """
 
     id: str
@@ -107,6 +110,8 @@ class JobView:
     errors: int
     releases: int
     stream: bool
+    prompt_tokens: int = 0
+    output_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -279,7 +284,7 @@ class Registry:
     async def _jobs(self, ids: list[str]) -> list[JobView]:
         names = (
             *("state", "model", "app", "priority", "stream", "attempt", "node", "worker"),
-            *("submitted", "claimed", "first", "ended", "crashes", "errors", "releases"),
+            *("submitted", "claimed", "first", "ended", "crashes", "errors", "releases", "tokens"),
         )
         views = []
         for job_id, reply in zip(
@@ -340,6 +345,7 @@ def _job(job_id: str, h: Mapping[str, bytes | None]) -> JobView:
     def seconds(name: str) -> float:
         return round(float(h[name] or 0) / 1000, 3)
 
+    prompt_tokens, output_tokens = map(int, (text("tokens") or "0|0").split("|"))
     return JobView(
         id=job_id,
         state=JobState(text("state")),
@@ -357,6 +363,8 @@ def _job(job_id: str, h: Mapping[str, bytes | None]) -> JobView:
         errors=int(h["errors"] or 0),
         releases=int(h["releases"] or 0),
         stream=h["stream"] == b"1",
+        prompt_tokens=max(0, prompt_tokens),
+        output_tokens=max(0, output_tokens),
     )
 
 

@@ -325,3 +325,37 @@ async def test_doctor_sees_a_prompt_in_the_slow_log_and_a_library_of_old(fabric:
 
 async def _running(client: AsyncClient) -> list[str]:
     return [job.id for job in await client.jobs() if job.state == "running"]
+
+
+# --- what was asked, written down and played again
+
+
+async def test_a_recorded_log_can_be_replayed(fabric: str, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    for text in ("one", "two words"):
+        await sollol(fabric, "chat", text, "-m", "echo")
+    await sollol(fabric, "submit", "-m", "echo-embed", "--embed", "a", "--wait")
+    said = await sollol(fabric, "bench", "record", str(log))
+    assert (said.code, said.out) == (0, f"3 jobs added to {log}, which has 3 jobs now\n")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    views = {view["id"]: view for view in (await sollol(fabric, "jobs", "--json")).json}
+    assert [row["id"] for row in rows] == sorted(views, key=lambda job: views[job]["submitted"])
+    assert all(row["prompt_tokens"] == views[row["id"]]["prompt_tokens"] > 0 for row in rows)
+    assert [row["model"] for row in rows] == ["echo", "echo", "echo-embed"]
+    assert [row["output_tokens"] > 0 for row in rows] == [True, True, False]
+    assert "words" not in log.read_text()
+
+    assert (await sollol(fabric, "bench", "record", str(log), "--json")).json["written"] == 0
+    replayed = await sollol(fabric, "bench", "replay", str(log), "--json")
+    assert replayed.json["jobs"] == 3
+
+
+async def test_what_comes_later_is_recorded_until_it_is_interrupted(fabric: str, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    recording = await start(fabric, "bench", "record", str(log), "--follow")
+    await wait_until(log.exists, timeout=_PATIENCE_SECONDS, what="the file")
+    await sollol(fabric, "chat", "one", "-m", "echo")
+    await wait_until(lambda: log.stat().st_size > 0, timeout=_PATIENCE_SECONDS, what="a line")
+    recording.send_signal(signal.SIGINT)
+    assert (await end(recording)).code == 130
+    assert len(log.read_text().splitlines()) == 1

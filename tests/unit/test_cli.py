@@ -61,7 +61,7 @@ def test_help_imports_no_command() -> None:
     assert python(code).stdout.splitlines()[-1] == ""
 
 
-@pytest.mark.parametrize("name", [name for name in ENTRIES if name not in ("up", "demo", "acl")])
+@pytest.mark.parametrize("name", [name for name in ENTRIES if name not in ("up", "demo", "acl", "bench")])
 def test_each_command_has_help_that_names_the_shared_options(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0, result.output
@@ -95,6 +95,7 @@ def test_version() -> None:
         (["submit", "-m", "m", "--chat", "a", "--embed", "b"], "got --chat and --embed"),
         (["submit", "--chat", "a"], "--model"),
         (["jobs", "--limit", "0"], "--limit"),
+        (["bench", "replay", "no-such-file"], "does not exist"),
     ],
 )
 def test_bad_usage_says_what_is_wrong(args: list[str], said: str) -> None:
@@ -117,7 +118,8 @@ def test_bad_usage_with_json_is_json() -> None:
     "args",
     [["nodes"], ["models"], ["queues"], ["jobs"], ["jobs", "x"], ["stats"], ["chat", "hi"], ["cancel", "x"],
      ["attach", "x"], ["submit", "-m", "m", "--chat", "hi"], ["explain", "x"], ["limits"], ["dead"],
-     ["nodes", "cordon", "x"], ["limits", "app", "x", "--rpm", "1"], ["dead", "drop", "x"]],
+     ["nodes", "cordon", "x"], ["bench", "record", "/dev/null"], ["limits", "app", "x", "--rpm", "1"],
+     ["dead", "drop", "x"]],
 )  # fmt: skip
 def test_without_redis_one_line_and_exit_code_3(args: list[str]) -> None:
     result = run(*args, env={"SOLLOL_REDIS_URL": NOWHERE})

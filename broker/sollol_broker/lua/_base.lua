@@ -14,7 +14,7 @@
 --                                                        attempts without an answer, "attempt,node,claimed,ended,how;"
 --   seams                                                where attempts went on with the text of earlier ones,
 --                                                        "attempt,node,at,offset,how;"
---   ended
+--   ended tokens                                         when; "prompt tokens|output tokens" of the answer, -1: not known
 -- Whether the caller still owns the attempt. Both are needed: the counter orders attempts for readers, but
 -- rolls back with a Redis that lost its last second; the nonce does not repeat.
 local function held(state, fence, nonce, my_fence, my_nonce)

@@ -44,6 +44,7 @@ local function finish(keys, a)
   if win(F, id, h[1], h[2], h[3], h[4], h[5], h[6], a[2], a[3]) then
     local job = {fair = read_fair(h[8]), task = h[9] or 'generation', chars = h[10], predicted = h[11], extra = tonumber(h[12] or 0)}
     local used = learn(F, h[7], job, tonumber(a[5]), tonumber(a[6]), tonumber(a[7]))
+    redis.call('HSET', job_key(F, id), 'tokens', a[5] .. '|' .. a[6])
     end_job(F, id, 'done', a[4], now_ms(), used)
     taken = 1
   elseif h[1] == 'done' and h[2] == a[2] and h[3] == a[3] then

@@ -62,6 +62,7 @@ ENTRIES = {
     "stats": Entry("Look", "stats", "stats", "Totals since the fabric began, per node too."),
     "limits": Entry("Steer", "limits", "limits", "What may be handed in: queues, quotas of applications."),
     "acl": Entry("Steer", "acl", "acl", "Write users for Redis, one per role, with few rights."),
+    "bench": Entry("Steer", "bench", "bench", "Record what was asked; replay it with other weights."),
     "dead": Entry("Steer", "dead", "dead", "Jobs that killed their workers: list, retry, drop."),
 }
 

@@ -61,7 +61,22 @@ class Machine:
         """Until a model is ready, if a job asks for it now."""
         if model.name in self._resident:
             return max(0.0, self._resident[model.name][1] - now)
-        return self.spec.load_s + model.memory_gb / self.spec.load_gb_s
+        return self._read_seconds(model)
+
+    def load_cost(self, model: ModelSpec, now: float) -> float:
+        """What it is to ask for a model now: its loading, and one reloading of what has to make room for it."""
+        if model.name in self._resident:
+            return self.load_seconds(model, now)
+        lacking = model.memory_gb - self.spec.memory_gb
+        lacking += sum(each.memory_gb for each, _ in self._resident.values())
+        loaded = [(each.memory_gb, self._read_seconds(each)) for each, _ in self._resident.values()]
+        enough = [seconds for size, seconds in loaded if size >= lacking]
+        again = (min(enough) if enough else max(seconds for _, seconds in loaded)) if lacking > 0 else 0.0
+        return self._read_seconds(model) + again
+
+    def preload(self, model: ModelSpec) -> None:
+        """Hold a model from the beginning."""
+        self._resident[model.name] = (model, 0.0)
 
     def can_start(self, model: ModelSpec) -> bool:
         """Whether there is a slot, and memory besides the models that are at work."""
@@ -119,6 +134,9 @@ class Machine:
         self._batch.clear()
         self._steps.clear()
         return lost
+
+    def _read_seconds(self, model: ModelSpec) -> float:
+        return self.spec.load_s + model.memory_gb / self.spec.load_gb_s
 
     def _make_room(self, model: ModelSpec) -> None:
         used = sum(each.memory_gb for each, _ in self._resident.values())

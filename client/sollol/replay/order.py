@@ -80,13 +80,14 @@ class _Turn:
 class Line:
     """The virtual time of one model's queue, and the tags of its applications."""
 
-    def __init__(self, rule: LineRule, model: str) -> None:
+    def __init__(self, rule: LineRule) -> None:
         self._rule = rule
         self._prompt_ms, self._output_ms, self._speed = 1.0, 20.0, 1.0
         self._now = 0.0
         self._finish: dict[str, float] = {}
         self._unfinished: dict[str, int] = {}
         self._turns: dict[int, _Turn] = {}
+        self._usual: float | None = None  # cost of the latest jobs
 
     def set_pace(self, classes: Sequence[PaceClass]) -> None:
         """The workers that serve the queue have changed."""
@@ -113,6 +114,7 @@ class Line:
             head_start=self._rule.head_start * head_start_ms(each.priority),
             speed=self._speed,
             weights=float(len(self._unfinished)) if self._rule.is_fair else 1.0,
+            usual_ms=cost if self._usual is None else self._usual,
             size_weight=self._rule.size_weight,
         )
         self._finish[each.app] = made.finish
@@ -126,6 +128,7 @@ class Line:
     def settle(self, job: int, each: Job) -> None:
         """A job has ended: its real cost is known."""
         turn = self._turns.pop(job)
+        self._usual = _blend(self._usual, turn.cost)
         app, finish = each.app, self._finish.get(each.app, 0.0)
         used = self._cost(each, each.output_tokens)
         self._finish[app] = corrected(

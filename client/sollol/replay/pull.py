@@ -148,7 +148,7 @@ class Pull(ABC):
         spec = machine.spec
         seconds = TYPICAL_PROMPT / spec.prefill + TYPICAL_OUTPUT / spec.decode
         slow = 1 + 2 * spec.slowdown * machine.busy
-        return 1000 * (machine.load_seconds(model, self.world.now) + model.work * seconds * slow)
+        return 1000 * (machine.load_cost(model, self.world.now) + model.work * seconds * slow)
 
     def _ring(self, model: str) -> bool:
         idle, armed = self._idle[model], self._armed[model]
@@ -232,7 +232,7 @@ class ClaimRule(Pull):
         self._others: dict[tuple[str, int], tuple[PaceClass, ...]] = {}
         for machine in world.machines:
             self._advertise(machine)
-        self._lines = {name: Line(self._line, name) for name in world.models}
+        self._lines = {name: Line(self._line) for name in world.models}
         for name in world.models:
             self._tell_pace(name)
 
@@ -316,7 +316,7 @@ class ClaimRule(Pull):
     def _offer(self, machine: Machine, model: ModelSpec) -> Offer:
         spec, now = machine.spec, self.world.now
         return Offer(
-            load_ms=1000 * machine.load_seconds(model, now),
+            load_ms=1000 * machine.load_cost(model, now),
             prompt_ms=1000 * model.work / spec.prefill,
             output_ms=1000 * model.work / spec.decode,
             slowdown=spec.slowdown,
@@ -339,7 +339,7 @@ class ClaimRule(Pull):
         for name, model in self.world.models.items():
             if model.memory_gb > spec.memory_gb:
                 continue
-            load_s = 0.0 if machine.holds(name) else machine.load_seconds(model, self.world.now)
+            load_s = 0.0 if machine.holds(name) else machine.load_cost(model, self.world.now)
             share = share_of(
                 load_ms=1000 * load_s,
                 prompt_ms=1000 * model.work / spec.prefill,

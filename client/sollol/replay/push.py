@@ -84,14 +84,6 @@ class RoundRobin(Push):
         return machine
 
 
-class LeastConnections(Push):
-    """The fewest jobs in flight."""
-
-    def cost(self, job: int, machine: Machine) -> float:
-        """Jobs in flight."""
-        return self.in_flight(machine)
-
-
 class LeastConnectionsPerSlot(Push):
     """The fewest jobs in flight per slot."""
 

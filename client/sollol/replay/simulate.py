@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .cluster import Cluster, ModelSpec
+from .cluster import BadCluster, Cluster, ModelSpec
 from .machine import Machine, Step
 from .trace import Job
 
@@ -39,8 +39,8 @@ class Run:
     Attributes:
         first_s: from arrival to the first token. end_s: from arrival to the end. Both in seconds.
         waited_s: from arrival to the (last) start. node: index of the machine.
-        loads: models read into memory, after each machine's first. utilisation: share of all slots' time, until
-            the last arrival.
+        loads: models read into memory, after each machine's first; one model alone is there from the beginning.
+        utilisation: share of all slots' time, until the last arrival.
         wakes: times that a worker looked at the queues without having ended a job.
         lost_s: slots' time spent on attempts that a dying machine took along.
     """
@@ -84,6 +84,11 @@ class World:
         self.machines = [Machine(spec, index) for index, spec in enumerate(cluster.nodes)]
         self.now = 0.0
         self.models: dict[str, ModelSpec] = {job.model: cluster.model(job.model) for job in jobs}
+        if len(self.models) == 1:  # what has run for a while; several models have to find their places
+            (model,) = self.models.values()
+            for machine in self.machines:
+                if model.memory_gb <= machine.spec.memory_gb:
+                    machine.preload(model)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._started = [math.nan] * len(jobs)
@@ -119,6 +124,12 @@ class World:
     def run(self, name: str, policy: Policy, failures: Failures | None) -> Run:
         """Play the whole trace."""
         self._policy = policy
+        for model in self.models.values():
+            if all(model.memory_gb > machine.spec.memory_gb for machine in self.machines):
+                raise BadCluster(
+                    f"model {model.name!r} needs {model.memory_gb:g} GB, and no machine has that: "
+                    "describe it under `models`, or a larger machine under `nodes`"
+                )
         for job, each in enumerate(self.jobs):
             self.at(each.arrival_s, lambda job=job: policy.submit(job))  # type: ignore[misc]
         if failures is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Job:
 
 
 def read_trace(path: Path, *, most: int = 0) -> list[Job]:
-    """Read a CSV file with a header, or JSON lines; sorted by arrival, the first at 0.
+    """Read a CSV file with a header, JSON lines, or a list in JSON; sorted by arrival, the first at 0.
 
     Columns: `arrival_s` (or `submitted`, in seconds), `prompt_tokens`, `output_tokens`, and if there are any
     `app` (or `client`), `model`, `session`, `priority`. Others are ignored.
@@ -65,8 +65,10 @@ def read_trace(path: Path, *, most: int = 0) -> list[Job]:
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = _json_rows(file) if _is_json(path) else csv.DictReader(file)
-            jobs = [_job(row, f"{path.name}, row {at}") for at, row in enumerate(rows, 1)]
+            rows = _json_rows(file) if _is_json(path) else _csv_rows(file)
+            jobs = [_job(row, f"line {at}" if at else "a job") for at, row in rows]
+    except BadTrace as error:
+        raise BadTrace(f"{path.name}, {error}") from error
     except UnicodeDecodeError as error:
         raise BadTrace(f"{path.name} is not text: {error.reason}") from error
     if not jobs:
@@ -83,10 +85,31 @@ def stretched(jobs: Sequence[Job], factor: float) -> list[Job]:
 
 def _is_json(path: Path) -> bool:
     with path.open(encoding="utf-8") as file:
-        return file.read(1) == "{"
+        return file.read(1) in ("{", "[")
 
 
-def _json_rows(lines: Iterator[str]) -> Iterator[Mapping[str, Any]]:
+def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    rows = csv.DictReader(lines)
+    columns = rows.fieldnames or ()
+    for ours in ("arrival_s", "prompt_tokens", "output_tokens"):
+        if not set(_NAMES[ours]) & set(columns):
+            raise BadTrace(f"line 1 must name the columns, {', '.join(_NAMES)}: {ours} is missing")
+    for row in rows:
+        yield rows.line_num, row
+
+
+def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    lines = list(lines)
+    if lines[0].startswith("["):
+        try:
+            found = json.loads("".join(lines))
+        except ValueError as error:
+            raise BadTrace(f"it is not JSON: {error}") from error
+        if not all(isinstance(row, dict) for row in found):
+            raise BadTrace("it is not a list of objects")
+        # Of `sollol jobs --json`, those without an answer have no lengths yet.
+        yield from ((0, row) for row in found if row.get("state", "done") == "done")
+        return
     for at, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -96,7 +119,7 @@ def _json_rows(lines: Iterator[str]) -> Iterator[Mapping[str, Any]]:
             raise BadTrace(f"line {at} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise BadTrace(f"line {at} is not an object")
-        yield row
+        yield at, row
 
 
 def _job(row: Mapping[str, Any], where: str) -> Job:
