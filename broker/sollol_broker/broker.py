@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -21,9 +21,10 @@ from .library import Library, library
 from .link import Link, LinkConfig
 from .names import key_part
 from .outcome import Seam
+from .seal import Seal, is_sealed, key_of
 from .url import BrokerUrl
 from .wire import Reply
-from .words import Entry
+from .words import Entry, JobState
 
 # Redis 7.0 brought functions.
 _OLDEST_REDIS = 7
@@ -100,11 +101,16 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to answer a job: whoever shows a newer fence, or another nonce, has lost it."""
+    """The right to answer a job: whoever shows a newer fence, or another nonce, has lost it.
+
+    Attributes:
+        key_id: of the key that the job was sealed with, and so what is said of it; empty = it was not.
+    """
 
     job_id: str
     fence: int
     nonce: str
+    key_id: bytes = b""
 
     def arguments(self) -> tuple[object, ...]:
         """As every fenced verb wants them."""
@@ -281,6 +287,7 @@ class Broker:
         self.url = url
         self.keys = Keys(url.fabric)
         self.functions = functions or library()
+        self.seal = Seal(url.payload_keys)
         self._name = name
         self._config = config or LinkConfig()
         self._loading = asyncio.Lock()
@@ -362,7 +369,20 @@ class Broker:
 
     async def submit(self, submission: Submission) -> Reply:
         """Put a job in; the raw reply of submit.lua. Safe to repeat."""
-        return await self._call("submit", *submission.arguments())
+        return await self.link.call(*self.submit_command(submission))
+
+    def submit_command(self, submission: Submission) -> tuple[object, ...]:
+        """The same as a raw command, for callers that pipeline by themselves."""
+        seal, job_id = self.seal, submission.job_id
+        if seal.is_on:
+            submission = replace(
+                submission,
+                envelope=seal.close(submission.envelope, job_id, "envelope"),
+                blobs=tuple(seal.close(blob, job_id, f"blob:{i}") for i, blob in enumerate(submission.blobs)),
+                affinity=seal.blind(submission.affinity),
+                cache_key=seal.blind(submission.cache_key),
+            )
+        return self.command("submit", *submission.arguments())
 
     async def claim(self, request: ClaimRequest) -> Claims | None:
         """Take the jobs that suit best; none: the worker now waits in line. None: advertise first."""
@@ -376,7 +396,7 @@ class Broker:
         reply = await self._call(
             "finish",
             *lease.arguments(),
-            answer,
+            self._closed(lease, answer, "end"),
             took.prompt_tokens,
             took.output_tokens,
             round(took.run_ms, 3),
@@ -391,13 +411,15 @@ class Broker:
             seam: with the first piece of an attempt that goes on with what earlier ones have said.
         """
         noted = () if seam is None else (seam.offset, seam.how)
-        return bool(await self._call("emit", *lease.arguments(), seq, piece, *noted) == 1)
+        sealed = self._closed(lease, piece, _piece(lease.fence, seq))
+        return bool(await self._call("emit", *lease.arguments(), seq, sealed, *noted) == 1)
 
     async def fail(
         self, lease: Lease, error: bytes, *, retry: bool, most_errors: int, backoff_ms: int
     ) -> str:
         """Report that the attempt failed: "retry", "end", or "stale" when the job is no longer ours."""
-        reply = await self._call("fail", *lease.arguments(), error, int(retry), most_errors, backoff_ms)
+        sealed = self._closed(lease, error, "end")
+        reply = await self._call("fail", *lease.arguments(), sealed, int(retry), most_errors, backoff_ms)
         return str(_text(reply))
 
     async def release(self, lease: Lease) -> bool:
@@ -453,24 +475,67 @@ class Broker:
         """Take a worker out; nothing is sent its way any more."""
         await self._call("leave", worker, patience_seconds=2.0)
 
-    async def blobs(self, job_id: str, count: int) -> list[bytes]:
-        """The large inputs of a job, in order."""
-        reply = await self.link.call("HMGET", self.keys.blob(job_id), *range(count))
-        return [bytes(each) for each in reply if each is not None]
+    async def blobs(self, lease: Lease, count: int) -> list[bytes]:
+        """The large inputs of a job, in order.
 
-    async def pieces(self, job_id: str) -> list[dict[bytes, bytes]]:
-        """All pieces that lie in a job's events, in order, whichever attempt said them."""
-        found: list[dict[bytes, bytes]] = []
+        Raises:
+            KeyMissing, InvalidJob: one cannot be opened.
+        """
+        reply = await self.link.call("HMGET", self.keys.blob(lease.job_id), *range(count))
+        blobs = [bytes(each) for each in reply if each is not None]
+        if not lease.key_id:
+            return blobs
+        return [self.seal.open(blob, lease.job_id, f"blob:{i}", must=True) for i, blob in enumerate(blobs)]
+
+    def envelope(self, claimed: Claimed) -> bytes:
+        """The envelope of a claimed job, readable.
+
+        Raises:
+            KeyMissing, InvalidJob: it cannot be opened.
+        """
+        return self.seal.open(claimed.envelope, claimed.lease.job_id, "envelope")
+
+    def readable(self, job_id: str, entry: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
+        """An entry of a job's events, or of an inbox, with its text readable.
+
+        Raises:
+            KeyMissing, InvalidJob: it cannot be opened; or we have keys, and it is not sealed.
+        """
+        data = entry.get(b"d", b"")
+        if not data or not (self.seal.is_on or is_sealed(data)):
+            return entry
+        if entry[b"t"] == Entry.PIECE.encode():
+            what, must = _piece(int(entry[b"f"]), int(entry[b"s"])), self.seal.is_on
+        else:  # a worker without keys can still say that it has failed
+            what, must = "end", self.seal.is_on and entry[b"x"] == JobState.DONE.encode()
+        return {**entry, b"d": self.seal.open(data, job_id, what, must=must)}
+
+    async def pieces(self, lease: Lease) -> list[Mapping[bytes, bytes]]:
+        """All pieces that lie in a job's events, in order, whichever attempt said them.
+
+        Raises:
+            KeyMissing, InvalidJob: one cannot be opened.
+        """
+        job_id = lease.job_id
+        found: list[Mapping[bytes, bytes]] = []
         start = "-"
         while rows := await self.link.call("XRANGE", self.keys.events(job_id), start, "+", "COUNT", _ROWS):
             found += [dict(zip(flat[::2], flat[1::2], strict=True)) for _, flat in rows]
             start = f"({_text(rows[-1][0])}"
-        return [entry for entry in found if entry[b"t"] == Entry.PIECE.encode()]
+        pieces = [entry for entry in found if entry[b"t"] == Entry.PIECE.encode()]
+        return [self.readable(job_id, entry) for entry in pieces] if lease.key_id else pieces
 
     async def drop_inbox(self, who: str) -> None:
         """Take an inbox away when its owner goes."""
         with contextlib.suppress(BrokerUnavailable, asyncio.TimeoutError):
             await self.link.call("DEL", self.keys.inbox(who), patience_seconds=1.0)
+
+    def _closed(self, lease: Lease, data: bytes, what: str) -> bytes:
+        return self.seal.close(data, lease.job_id, what, key_id=lease.key_id) if lease.key_id else data
+
+
+def _piece(fence: int, seq: int) -> str:
+    return f"piece:{fence}:{seq}"
 
 
 def _text(value: Any) -> str:
@@ -493,7 +558,7 @@ def _claim_reply(reply: Any) -> Claims | None:
 def _claimed(row: Any) -> Claimed:
     left = float(row[5])
     return Claimed(
-        lease=Lease(_text(row[0]), int(row[1]), _text(row[2])),
+        lease=Lease(_text(row[0]), int(row[1]), _text(row[2]), key_of(bytes(row[7]))),
         attempt=int(row[3]),
         waited_ms=float(row[4]),
         deadline_ms=None if left < 0 else left,

@@ -16,7 +16,8 @@
         ├── DeadlineExceeded     the job's deadline passed before its answer
         ├── JobCancelled         somebody cancelled it
         ├── JobDead              it took too many workers down with it: `attempts`
-        └── JobLost              Redis no longer knows the job
+        ├── JobLost              Redis no longer knows the job
+        └── KeyMissing           it is encrypted with a key that we do not have: `key_id`
 
 No message carries a prompt, an answer or a password.
 """
@@ -188,6 +189,18 @@ class JobLost(JobFailed):
     """Redis does not know the job: its result expired, or the id was never used here."""
 
 
+class KeyMissing(JobFailed):
+    """The job, or its answer, is encrypted with a key that this process, or the worker, does not have.
+
+    Attributes:
+        key_id: which one; eight hex digits made of the key.
+    """
+
+    def __init__(self, message: str, *, key_id: str = "") -> None:
+        super().__init__(message)
+        self.key_id = key_id
+
+
 # How an error travels through Redis: its class by name, its text, its facts.
 _BY_NAME: dict[str, type[SollolError]] = {
     kind.__name__: kind
@@ -200,9 +213,10 @@ _BY_NAME: dict[str, type[SollolError]] = {
         JobCancelled,
         JobDead,
         JobLost,
+        KeyMissing,
     )
 }
-_FACTS = ("field", "reasons", "status", "retryable", "partial", "phase", "attempts")
+_FACTS = ("field", "reasons", "status", "retryable", "partial", "phase", "attempts", "key_id")
 
 
 def to_wire(error: SollolError) -> dict[str, Any]:
@@ -224,7 +238,7 @@ def from_wire(data: Mapping[str, Any]) -> SollolError:
     Exception.__init__(error, message)
     defaults: dict[str, Any] = {
         **{"field": "", "reasons": {}, "status": None, "retryable": False},
-        **{"partial": "", "phase": "", "attempts": 0, "retry_after": None},
+        **{"partial": "", "phase": "", "attempts": 0, "retry_after": None, "key_id": ""},
     }
     for name, default in defaults.items():
         setattr(error, name, data.get(name, default))

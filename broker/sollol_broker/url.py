@@ -5,7 +5,8 @@
     redis+sentinel://host[:26379][,host…]/SERVICE[/db]   rediss+sentinel://…
     redis+cluster://host[:6379][,host…]                  rediss+cluster://…
 
-Options after "?": `fabric=NAME`, `password_file=PATH`, `sentinel_password_file=PATH`, and for TLS
+Options after "?": `fabric=NAME`, `password_file=PATH`, `sentinel_password_file=PATH`, `payload_key_file=PATH`,
+and for TLS
 `ca=PATH`, `cert=PATH`, `key=PATH`, `check_hostname=no`; redis-py's `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile` and
 `ssl_check_hostname` mean the same.
 """
@@ -22,9 +23,20 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from .errors import BrokerUnavailable, InvalidJob
 from .names import check_name
+from .seal import read_keys
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
-_OPTIONS = {"fabric", "password_file", "sentinel_password_file", "ca", "cert", "key", "check_hostname", "db"}
+_OPTIONS = {
+    "fabric",
+    "payload_key_file",
+    "password_file",
+    "sentinel_password_file",
+    "ca",
+    "cert",
+    "key",
+    "check_hostname",
+    "db",
+}
 _OTHER_NAMES = {
     "ssl_ca_certs": "ca",
     "ssl_certfile": "cert",
@@ -54,6 +66,7 @@ class BrokerUrl:
         path: of the unix socket.
         service: the sentinels' name for the primary.
         fabric: name of the fabric; "" is the default one.
+        payload_keys: with which prompts and answers are encrypted; none = not at all.
     """
 
     mode: Literal["single", "unix", "sentinel", "cluster"]
@@ -66,6 +79,7 @@ class BrokerUrl:
     sentinel_password: str | None = field(default=None, repr=False)
     tls: Tls | None = None
     fabric: str = ""
+    payload_keys: tuple[bytes, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         secret = f"{self.username or ''}:***@" if self.password or self.username else ""
@@ -117,7 +131,8 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
     Args:
         url: see the top of this file.
         environ: where to look for SOLLOL_REDIS_PASSWORD and SOLLOL_REDIS_PASSWORD_FILE when the URL
-            has no password, and with TLS for SOLLOL_REDIS_CA, _CERT and _KEY; None = nowhere.
+            has no password, with TLS for SOLLOL_REDIS_CA, _CERT and _KEY, and for SOLLOL_PAYLOAD_KEY_FILE;
+            None = nowhere.
 
     Raises:
         BrokerUnavailable: the URL makes no sense; the message never repeats its secrets.
@@ -152,6 +167,7 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
         "username": unquote(username) or None,
         "password": password,
         "fabric": fabric,
+        "payload_keys": _payload_keys(options.get("payload_key_file"), environ or {}),
     }
     if scheme == "unix":
         if not parts.path or where or kind:
@@ -213,13 +229,18 @@ def _password(path: str | None, environ: Mapping[str, str]) -> str | None:
     return _read_secret(path) if path else environ.get("SOLLOL_REDIS_PASSWORD") or None
 
 
-def _read_secret(path: str) -> str:
+def _payload_keys(path: str | None, environ: Mapping[str, str]) -> tuple[bytes, ...]:
+    path = path or environ.get("SOLLOL_PAYLOAD_KEY_FILE")
+    return read_keys(_read_secret(path, "payload key")) if path else ()
+
+
+def _read_secret(path: str, what: str = "password") -> str:
     try:
         secret = Path(path).read_text("utf-8").strip()
     except OSError as error:
-        raise BrokerUnavailable(f"the password file {path} cannot be read: {error.strerror}") from None
+        raise BrokerUnavailable(f"the {what} file {path} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise BrokerUnavailable(f"the password file {path} is not UTF-8 text") from None
+        raise BrokerUnavailable(f"the {what} file {path} is not UTF-8 text") from None
     if not secret:
-        raise BrokerUnavailable(f"the password file {path} is empty")
+        raise BrokerUnavailable(f"the {what} file {path} is empty")
     return secret

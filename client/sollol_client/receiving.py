@@ -97,6 +97,7 @@ class Receiver:
     def take(self, following: Following, entry: EntryFields) -> None:
         """Give an entry to one who waits."""
         try:
+            entry = self._broker.readable(following.job_id, entry)
             piece = following.follower.take(entry)
         except SollolError as error:
             self.end(following, error)

@@ -90,7 +90,7 @@ class Sender:
 
     def _command(self, following: Following) -> tuple[object, ...]:
         assert following.request is not None  # noqa: S101  # only submitted jobs are sent
-        return self._broker.command("submit", *following.request.submission.arguments())
+        return self._broker.submit_command(following.request.submission)
 
     def _on_its_way(self, following: Following, sending: asyncio.Future[Any]) -> None:
         following.sending = sending

@@ -210,7 +210,7 @@ class Session:
 
     async def invalidate_cache(self, model_key: str) -> set[str]:
         """Drop a model's answers, here and in Redis; other processes hear of it within 20 s. Gives their keys."""
-        dropped = self._answers.keys_of(model_key)
+        dropped = {self.broker.seal.blind(key) for key in self._answers.keys_of(model_key)}
         generation = await begin_generation(self.broker, model_key)
         self._answers.note_generation(model_key, generation)
         return dropped | await drop_pointers(self.broker, model_key)

@@ -85,7 +85,7 @@ async def test_a_retry_is_a_new_life_under_the_same_id(fabric: Fabric, operation
     assert (claimed.attempt, claimed.alone, claimed.deadline_ms) == (1, False, None)
     assert claimed.lease.fence > int(before["top"])
     assert claimed.envelope == b"envelope of j1"
-    assert await fabric.broker.blobs("j1", claimed.blobs) == [b"picture"]
+    assert await fabric.broker.blobs(claimed.lease, claimed.blobs) == [b"picture"]
     assert (await fabric.broker.finish(claimed.lease, b"answer", used=fabric.used())).taken
     assert await fabric.state("j1") == "done"
     assert [

@@ -9,6 +9,7 @@ import pytest
 
 from fabric_kit import TTL_MS, Fabric, fabric_at
 from sollol_broker import BrokerUnavailable, Requires
+from sollol_broker.broker import Lease
 
 
 @pytest.fixture
@@ -77,9 +78,9 @@ async def test_pictures_lie_beside_the_envelope_and_go_with_it(fabric: Fabric) -
     await fabric.submit("j1", blobs=blobs)
     claimed = await fabric.claim_one()
     assert claimed.blobs == 3
-    assert await fabric.broker.blobs("j1", 3) == list(blobs)
+    assert await fabric.broker.blobs(Lease("j1", 1, "n"), 3) == list(blobs)
     await fabric.broker.finish(claimed.lease, b"answer")
-    assert await fabric.broker.blobs("j1", 3) == []
+    assert await fabric.broker.blobs(Lease("j1", 1, "n"), 3) == []
 
 
 @pytest.mark.parametrize("job_id", ["", "a b", "a|b", "a:b", "a}b", "a\nb", "ä"])

@@ -217,7 +217,7 @@ class Puller:
         if lease.job_id in self.running:  # an earlier attempt of ours that Redis has given up
             self.call_off(lease.job_id)
         try:
-            envelope = Envelope.from_bytes(claimed.envelope)
+            envelope = Envelope.from_bytes(self.broker.envelope(claimed))
             lane = self._lane_for(envelope.model)
         except SollolError as error:
             report = asyncio.create_task(self._report(lease, error))

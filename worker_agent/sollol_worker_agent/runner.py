@@ -183,7 +183,7 @@ class Runner:
     async def _request(self) -> Mapping[str, Any]:
         payload = self._envelope.payload
         if self._claimed.blobs:
-            blobs = await self._broker.blobs(self._claimed.lease.job_id, self._claimed.blobs)
+            blobs = await self._broker.blobs(self._claimed.lease, self._claimed.blobs)
             payload = put_blobs_back(payload, [base64.b64encode(blob).decode() for blob in blobs])
         return payload
 
@@ -216,7 +216,7 @@ class Runner:
         """What earlier attempts have said, if there were any."""
         if self._claimed.attempt == 1:
             return SoFar()
-        return so_far(await self._broker.pieces(self._claimed.lease.job_id))
+        return so_far(await self._broker.pieces(self._claimed.lease))
 
     def _join(self, takeover: Takeover) -> None:
         """Put what was said before in front, if this attempt goes on with it."""
