@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fabric_kit import LEASE_MS, Fabric, fabric_at, ids
-from sollol_broker import Claimed
+from sollol_broker import Claimed, Lease
 
 
 @pytest.fixture
@@ -171,6 +171,23 @@ async def test_a_copy_that_gives_up_leaves_the_other(fabric: Fabric, who: str, h
     assert await _leases(fabric) == ["j1"]
     assert not (await fabric.broker.finish(gone.lease, b"late")).taken
     assert (await fabric.broker.finish(stays.lease, b"answer")).taken
+
+
+@pytest.mark.parametrize("how", ["release", "fail"])
+async def test_a_lease_that_a_failover_took_back_does_not_end_the_first_copy(
+    fabric: Fabric, how: str
+) -> None:
+    first = await _late(fabric)
+    second = await fabric.claim_one("w2")
+    # Redis came back older, and gave the same fence out again: only the nonce tells the two owners apart.
+    gone = Lease("j1", first.lease.fence, "nonce-of-a-lost-claim")
+    if how == "release":
+        assert not await fabric.broker.release(gone)
+    else:
+        assert await fabric.broker.fail(gone, b"error", retry=True, most_errors=3, backoff_ms=0) == "stale"
+    assert sorted(await _leases(fabric)) == ["j1", "j1|h"]
+    assert (await fabric.job("j1"))["nonce"] == first.lease.nonce
+    assert (await fabric.broker.finish(second.lease, b"answer")).taken
 
 
 async def test_both_copies_keep_their_leases(fabric: Fabric) -> None:

@@ -81,10 +81,10 @@ end
 
 -- Takes the copy away that fence and nonce name, because it failed or was handed back; returns whether the job runs on
 -- in the other copy.
-local function runs_on(F, id, state, fence, hfence, hnonce, my_fence, my_nonce)
+local function runs_on(F, id, state, fence, nonce, hfence, hnonce, my_fence, my_nonce)
   if state ~= 'running' or not hfence then return false end
   if hfence == my_fence and hnonce == my_nonce then forget_hedge(F, id) return true end
-  if fence == my_fence then promote_hedge(F, id) return true end
+  if fence == my_fence and nonce == my_nonce then promote_hedge(F, id) return true end
   return false
 end
 
