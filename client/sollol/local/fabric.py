@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sollol_broker.child import ChildProcess
+from sollol_broker.child import ChildProcess, describe_exit
 from sollol_broker.embedded import EmbeddedBroker
 from sollol_broker.errors import SollolError
 from sollol_client import Client
@@ -116,9 +116,10 @@ class LocalFabric:
         """
         for number, worker in enumerate(self._workers, 1):
             if (status := worker.poll()) is not None:
-                raise FabricError(f"worker {number} ended with status {status}:\n{self._tail(number)}")
+                how, said = describe_exit(status), self._tail(number)
+                raise FabricError(f"worker {number} ended ({how}), so all was stopped; it said last: {said}")
         if self._broker is not None and not self._broker.is_running:
-            raise FabricError(f"the private Redis died; its log is {self._broker.log}")
+            raise FabricError(f"the private Redis died, so all was stopped; its log is {self._broker.log}")
 
     def _start_worker(self, number: int) -> ChildProcess:
         node = _node_name() if self._count == 1 else f"{_node_name()}-{number}"
@@ -148,8 +149,8 @@ class LocalFabric:
 
     def _tail(self, number: int) -> str:
         with contextlib.suppress(OSError):
-            return "\n".join(self._log(number).read_text("utf-8", "replace").splitlines()[-12:])
-        return "(no log)"
+            return " | ".join(self._log(number).read_text("utf-8", "replace").splitlines()[-3:])
+        return "nothing"
 
 
 def free_port(wanted: int) -> int:

@@ -105,7 +105,7 @@ class NvidiaReader:
         reason = f"{type(error).__name__}: {error}"
         if reason != self._reason:
             log.info(
-                "no NVIDIA GPU can be read", extra={"reason": reason, "retry_seconds": self._retry_seconds}
+                "no NVIDIA GPU: %s", reason, extra={"reason": reason, "retry_seconds": self._retry_seconds}
             )
         self._reason = reason
 

@@ -1,0 +1,43 @@
+"""What `sollol up` runs: what it says when a part of it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sollol.local.fabric import FabricError, LocalFabric
+from waiting import wait_until
+
+
+def _told(fabric: LocalFabric) -> str:
+    try:
+        fabric.check()
+    except FabricError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("sollol_worker_agent.cli", "worker 1 ended (killed by SIGKILL), so all was stopped; it said last: "),
+        ("valkey-server", "the private Redis died, so all was stopped; its log is "),
+    ],
+)
+async def test_a_part_that_dies_is_named(toy_chat_model: Path, program: str, said: str) -> None:
+    others = psutil.Process().children()
+    fabric = LocalFabric(models=[f"toy={toy_chat_model}"])
+    await asyncio.to_thread(fabric.__enter__)
+    try:
+        assert _told(fabric) == ""
+        children = [each for each in psutil.Process().children() if each not in others]
+        (part,) = (each for each in children if any(program in word for word in each.cmdline()))
+        part.send_signal(signal.SIGKILL)
+        await wait_until(lambda: _told(fabric).startswith(said), timeout=10, what="its end to be told")
+        assert "\n" not in _told(fabric)
+    finally:
+        await asyncio.to_thread(fabric.__exit__, None, None, None)
