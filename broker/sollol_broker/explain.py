@@ -14,10 +14,13 @@ from .claim_rule import Offer, Share, Waiting, classes_of, weigh
 from .controls import Controls
 from .envelope import Requires
 from .history import Moment, Refusal, Taken, span
+from .names import key_part
 from .words import JobState
 
 # Codes of reasons that only waiting can change.
-_PASSING = ("ready", "full", "cheaper", "quarantine", "degraded")
+_PASSING = ("ready", "full", "cheaper", "preferred", "quarantine", "degraded")
+# As long as `_heads.lua` keeps a job for the nodes that it prefers.
+_PREFER_PATIENCE_MS = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class Line:
     Attributes:
         position: jobs before it. waiting: jobs in line, itself included.
         alone: it has killed workers and runs only where nothing else does.
+        is_bound: only some workers may have it, so it is not compared with the others.
+        prefers: key parts of the nodes that should have it.
     """
 
     model: str
@@ -63,6 +68,8 @@ class Line:
     context_tokens: float = 0.0
     is_batch: bool = False
     alone: bool = False
+    is_bound: bool = False
+    prefers: tuple[str, ...] = ()
     requires: Requires | None = None
 
 
@@ -72,8 +79,8 @@ class NodeReason:
 
     Attributes:
         code: cordoned, draining, stopping, denied, down, absent, node, vram, labels, degraded, context, failed,
-            quarantine, full, cheaper, or ready: nothing but the jobs before it.
-        number: MiB (vram), tokens (context), or ms until it takes the job anyway (cheaper); else 0.
+            preferred, quarantine, full, cheaper, or ready: nothing but the jobs before it.
+        number: MiB (vram), tokens (context), or ms until it takes the job anyway (cheaper, preferred); else 0.
     """
 
     node: str
@@ -92,6 +99,8 @@ class Explanation:
         taken: why it was claimed the last time; None = never.
         refusals: who looked at it and left it. nodes: what each live node makes of it; while it waits.
         position: jobs before it. start_in_seconds: until it should begin; None = not known, or it does not wait.
+        task: as guessed from its words. prompt_tokens, output_tokens: as predicted; None once it has ended.
+        size: simple, medium or complex, by those. wants_gpu: one would rather not run it without one.
     """
 
     id: str
@@ -107,6 +116,11 @@ class Explanation:
     nodes: tuple[NodeReason, ...] = ()
     position: int | None = None
     start_in_seconds: float | None = None
+    task: str = ""
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    size: str = ""
+    wants_gpu: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -149,7 +163,7 @@ def can_any(nodes: Sequence[NodeReason]) -> bool:
 # From the farthest to the nearest.
 _CODES = (
     *("stopping", "absent", "down", "denied", "draining", "cordoned", "node", "labels", "vram", "degraded"),
-    *("context", "failed", "quarantine", "full", "cheaper", "ready"),
+    *("context", "failed", "preferred", "quarantine", "full", "cheaper", "ready"),
 )
 
 
@@ -228,6 +242,10 @@ def _left(line: Line, candidate: Candidate, others: Sequence[Candidate]) -> tupl
         )
     if candidate.failed and any(not each.failed for each in others):
         return "failed", "it has just failed there: other nodes come first", 0.0
+    left_ms = _PREFER_PATIENCE_MS - line.waited_ms
+    preferred = [each.node for each in others if each.serves and key_part(each.node) in line.prefers]
+    if preferred and left_ms > 0 and key_part(candidate.node) not in line.prefers:
+        return "preferred", f"it prefers {', '.join(preferred)}, for {span(left_ms)} more", left_ms
     if line.alone and candidate.busy:
         return "quarantine", "the job has killed workers and runs only where nothing else does", 0.0
     return None
@@ -244,6 +262,7 @@ def _ruled(line: Line, candidate: Candidate, others: Sequence[Candidate]) -> tup
         output_tokens=line.output_tokens,
         waited_ms=line.waited_ms,
         is_batch=line.is_batch,
+        is_bound=line.is_bound,
     )
     shares = [each.share for each in others if each.share is not None and each.share.capacity > 0]
     offer = Offer(

@@ -13,6 +13,7 @@ from .codec import unpack
 from .envelope import Requires
 from .errors import InvalidJob, JobLost
 from .explain import Candidate, Explanation, Line, NodeReason, can_any, reasons, start_in_ms
+from .features import complexity, needs_gpu
 from .history import refusals, span, taken, timeline
 from .names import key_part
 from .registry import NodeView, Registry, WorkerView
@@ -54,6 +55,7 @@ class Explainer:
             timeline=timeline(fields),
             taken=taken(fields),
             refusals=refusals(fields),
+            **_asked(fields),
         )
         now_ms = await self._now_ms()
         if told.state is JobState.QUEUED:
@@ -156,8 +158,25 @@ def _line(
         context_tokens=float(fields.get("context") or 0),
         is_batch="b" in flags,
         alone="q" in flags,
+        is_bound=bool(set("pqrx") & set(flags)),
+        prefers=tuple(fields.get("prefer", "").strip("|").split("|")),
         requires=requires,
     )
+
+
+def _asked(fields: Mapping[str, str]) -> dict[str, Any]:
+    """What is known of the request, and while its member lies in Redis what is predicted of it."""
+    task, parts = fields.get("task", ""), fields.get("member", "").split("|")
+    if len(parts) != 6:
+        return {"task": task}
+    prompt, output = int(parts[1]), int(parts[2])
+    return {
+        "task": task,
+        "prompt_tokens": prompt,
+        "output_tokens": output,
+        "size": complexity(prompt + output),
+        "wants_gpu": needs_gpu(fields.get("model", ""), task, prompt + output),
+    }
 
 
 def _candidate(

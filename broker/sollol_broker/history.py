@@ -187,6 +187,7 @@ def _refused(code: str, number: float) -> str:
         "requires": f"left it: it {needs}",
         "context": f"left it to longer contexts: its own is {number:.0f} tokens too short",
         "failed": "left it to others: it has failed there before",
+        "preferred": "left it to a node that it prefers",
         "quarantine": "left it: it must run alone, and others ran there",
         "full": "left it: all slots were busy",
         "cordoned": "left it: an operator keeps new jobs away",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -234,7 +235,10 @@ class Registry:
         return None if rank is None else int(rank)
 
     async def stats(self) -> dict[str, Any]:
-        """Counters since the fabric began: jobs by state, success rate, and per node."""
+        """Counters since the fabric began: jobs by state, success rate, and per node.
+
+        A node's `prediction_error` tells how far what was predicted of its last jobs was off: 0.2 = a fifth.
+        """
         counters = {
             k.decode(): int(v) for k, v in _pairs(await self._call("HGETALL", self._broker.keys.stats))
         }
@@ -375,4 +379,15 @@ def _host_stats(node: NodeView) -> dict[str, Any]:
         "requests": ended,
         "success_rate": round(done / ended, 4) if ended else 1.0,
         "latency_ms": round(node.busy_seconds * 1000 / ended, 1) if ended else 0.0,
+        "prediction_error": _prediction_error(node),
     }
+
+
+def _prediction_error(node: NodeView) -> float | None:
+    """By which share the node's last jobs took longer, or less long, than predicted; None = it has run none."""
+    off = jobs = 0.0
+    for worker in node.workers:
+        for told in worker.models.values():
+            off += told.get("jobs_seen", 0) * told.get("pace_error", 0.0)
+            jobs += told.get("jobs_seen", 0)
+    return round(math.exp(off / jobs) - 1, 3) if jobs else None

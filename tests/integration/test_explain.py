@@ -75,6 +75,32 @@ async def _worker(
 # --- while it waits
 
 
+async def test_what_is_known_of_the_request(fabric: Fabric) -> None:
+    await _worker(fabric, "one", models=("m", "big:70b"))
+    await fabric.submit("j1", task="summarization", prompt_chars=8_000, output_cap=100)
+    told = await _explain(fabric)
+    assert (told.task, told.prompt_tokens, told.output_tokens) == ("summarization", 2_008, 100)
+    assert (told.size, told.wants_gpu) == ("complex", True)
+    await fabric.submit("j2", task="extraction", output_cap=10)
+    assert not (await _explain(fabric, "j2")).wants_gpu
+    await fabric.submit("j3", model="big:70b", output_cap=10)
+    told = await _explain(fabric, "j3")
+    assert (told.size, told.wants_gpu) == ("simple", True)
+    await fabric.broker.cancel("j1")
+    told = await _explain(fabric)
+    assert (told.task, told.prompt_tokens) == ("summarization", None)
+
+
+async def test_the_node_that_a_job_prefers_is_named(fabric: Fabric) -> None:
+    await _worker(fabric, "one")
+    await _worker(fabric, "two", share=_SLOW)
+    await fabric.submit("j1", prefer=(node_of("two"),))
+    assert await fabric.claim("one") == []
+    assert await _codes(fabric) == {node_of("one"): "preferred", node_of("two"): "ready"}
+    (refusal,) = (await _explain(fabric)).refusals
+    assert (refusal.node, refusal.text) == (node_of("one"), "left it to a node that it prefers")
+
+
 async def test_each_node_has_its_reason(fabric: Fabric) -> None:
     operations = Operations(fabric.broker)
     await _worker(fabric, "small", vram_mib=6144)

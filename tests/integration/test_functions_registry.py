@@ -179,6 +179,18 @@ async def test_the_counters(fabric: Fabric, registry: Registry) -> None:
     assert 0 < node.busy_seconds < 5
 
 
+async def test_how_far_predictions_were_off(fabric: Fabric, registry: Registry) -> None:
+    models = {
+        "m": _model() | {"jobs_seen": 30, "pace_error": 0.1},
+        "x": _model() | {"jobs_seen": 10, "pace_error": 0.5},
+    }
+    await _advertise(fabric, "w1", models)
+    await _advertise(fabric, "new", {"m": _model() | {"jobs_seen": 0, "pace_error": 0.0}})
+    hosts = (await registry.stats())["hosts"]
+    assert hosts[node_of("w1")]["prediction_error"] == 0.221  # e ** 0.2 - 1
+    assert hosts[node_of("new")]["prediction_error"] is None
+
+
 async def test_why_nobody_takes_it(fabric: Fabric, registry: Registry) -> None:
     await _advertise(fabric, "has", {"m": _model()})
     await _advertise(fabric, "lacks", {"a": _model()})

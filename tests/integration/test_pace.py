@@ -86,6 +86,8 @@ async def test_unequal_nodes_learn_their_own_speed(redis_url: str) -> None:
         await wait_until(is_told, timeout=3, what="the adverts to tell")
         told = (await client.nodes())[0].workers[0].models["m"]
         assert {"slowdown", "load_ms", "pace_error", "success_rate"} <= told.keys()
+        hosts = (await client.stats())["hosts"]
+        assert all(host["prediction_error"] > 0 for host in hosts.values())
 
 
 async def test_what_was_learned_outlives_the_worker(redis_url: str) -> None:

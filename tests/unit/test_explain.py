@@ -12,6 +12,7 @@ from sollol_broker.controls import Controls
 from sollol_broker.envelope import Requires
 from sollol_broker.explain import Candidate, Line, NodeReason, can_any, reasons, start_in_ms
 from sollol_broker.history import attempts, refusals, span, taken, timeline
+from sollol_broker.names import key_part
 
 _FAST = share_of(load_ms=0, prompt_ms=1, output_ms=10, context_tokens=4096)
 _SLOW = share_of(load_ms=0, prompt_ms=10, output_ms=100, context_tokens=4096)
@@ -103,6 +104,22 @@ def test_a_slow_node_leaves_it_to_the_fast_one_until_patience_ends_or_many_wait(
     assert "11 s here, 1.1 s on fast" in reason.text
     assert _reason(slow, fast, waited_ms=10_000).code == "ready"
     assert _reason(slow, fast, is_batch=True, waiting=20).code == "ready"
+
+
+def test_it_is_left_for_a_while_to_the_node_that_it_prefers() -> None:
+    other, wanted = _candidate("other"), _candidate("Big GPU", busy=2)
+    line: dict[str, Any] = {"prefers": (key_part("Big GPU"),), "is_bound": True}
+    reason = _reason(other, wanted, waited_ms=4_000, **line)
+    assert (reason.code, reason.number) == ("preferred", 6_000)
+    assert "prefers Big GPU, for 6.0 s more" in reason.text
+    assert _reason(wanted, other, **line).code == "full"
+    assert _reason(other, wanted, waited_ms=10_001, **line).code == "ready"
+    assert _reason(other, _candidate("Big GPU", serves=False), **line).code == "ready"
+
+
+def test_a_job_that_only_some_may_have_is_not_compared() -> None:
+    slow, fast = _candidate("slow", share=_SLOW), _candidate("fast", busy=2)
+    assert _reason(slow, fast, is_bound=True).code == "ready"
 
 
 def test_a_node_counts_as_its_best_worker() -> None:

@@ -51,6 +51,10 @@ def _facts(told: Explanation) -> list[tuple[str, str]]:
         ("state", f"{told.state}: {told.summary}"),
         ("asks for", f"{told.model}, for {told.app}, priority {told.priority}"),
     ]
+    if told.prompt_tokens is not None:
+        wants = ", better with a GPU" if told.wants_gpu else ""
+        predicted = f"{told.prompt_tokens:,} tokens to read, about {told.output_tokens:,} to write"
+        facts.append(("is", f"{told.task}, {told.size}: {predicted}{wants}"))
     if told.taken is not None:
         facts.append(("why taken", told.taken.text))
     return facts

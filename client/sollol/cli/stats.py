@@ -14,6 +14,7 @@ _COLUMNS = (
     Column("JOBS", "right"),
     Column("SUCCESS", "right"),
     Column("MEAN TIME", "right"),
+    Column("PREDICTED WITHIN", "right"),
 )
 
 
@@ -48,6 +49,7 @@ def stats(url: str, as_json: bool) -> None:
                     f"{node['requests']:,}",
                     f"{node['success_rate']:.2%}" if node["requests"] else "-",
                     duration(node["latency_ms"] / 1000) if node["requests"] else "-",
+                    "-" if node["prediction_error"] is None else f"{node['prediction_error']:.0%}",
                 )
                 for name, node in found["hosts"].items()
             ],
