@@ -46,14 +46,16 @@ def main() -> int:
 
 
 def _benchmarks() -> dict[str, Callable[[float], Outcome]]:
-    from . import commands, drain, latency, llama, scale, submits
+    from . import commands, drain, explained, latency, llama, scale, submits, unequal
 
     return {
         "latency": latency.run,
         "drain": drain.run,
         "submits": submits.run,
         "commands": commands.run,
+        "explain": explained.run,
         "scale": scale.run,
+        "unequal": unequal.run,
         "llama": llama.run,
     }
 

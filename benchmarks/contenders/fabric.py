@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 
 import redis
 
 from sollol_broker.keys import Keys
+from sollol_broker.library import Library, build, library, source
 from sollol_broker.url import parse
 from sollol_client import Client
 from sollol_worker_agent.agent import Agent
@@ -17,7 +19,9 @@ from sollol_worker_agent.config import WorkerConfig
 from ..worker import READY
 
 MODEL = "echo"
-_BACKEND = "echo://?slots=64&models=echo"
+# A worker's last argument.
+WITHOUT_NOTES = "without-notes"
+BACKEND = "echo://?slots=64&models=echo"
 _WAIT_SECONDS = 60.0
 
 
@@ -60,15 +64,30 @@ def connect(url: str) -> Fabric:
     return Fabric(url)
 
 
-def serve(url: str, backend: str = _BACKEND) -> None:
-    """See ContenderModule."""
-    asyncio.run(_serve(url, backend))
+def serve(url: str, backend: str = BACKEND, notes: str = "") -> None:
+    """See ContenderModule. With WITHOUT_NOTES, claims leave no reasons for `explain`."""
+    asyncio.run(_serve(url, backend, _without_notes() if notes == WITHOUT_NOTES else library()))
 
 
-async def _serve(url: str, backend: str) -> None:
+def _without_notes() -> Library:
+    code = source()
+    for pattern, instead in (
+        (r"local function note_refusal\(.*\)\n", r"\g<0>  if true then return end\n"),
+        (r"    local why = string\.format\(.*\n.*\n", "    local why\n"),
+        (r", 'why', why\)", ")"),
+    ):
+        code, found = re.subn(pattern, instead, code)
+        if found != 1:
+            raise RuntimeError(f"the Lua files have {found} places like {pattern}")
+    return build(code)
+
+
+async def _serve(url: str, backend: str, functions: Library) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    agent = Agent(parse(url), WorkerConfig(node="bench"), [await connect_backend(backend)])
+    agent = Agent(
+        parse(url), WorkerConfig(node="bench"), [await connect_backend(backend)], functions=functions
+    )
     await agent.start()
     print(READY, flush=True)
     await stop.wait()
