@@ -64,7 +64,7 @@ async def read_ledger(client: Any, keys: Keys, asked: Sequence[Asked], told: Seq
     """
     written = await read_events(client, keys, [each.job.id for each in asked])
     return balance(
-        Account(each.job.id, written[each.job.id], (heard,), each.own_text, each.may_end)
+        Account(each.job.id, written[each.job.id], (heard,), each.own_text, each.streams, each.may_end)
         for each, heard in zip(asked, told, strict=True)
     )
 
@@ -86,7 +86,7 @@ def _written(job_id: str, entry: Mapping[bytes, bytes]) -> Written:
     kind, fence = entry[b"t"].decode(), int(entry[b"f"])
     if kind == "piece":
         said = unpack(entry[b"d"], max_bytes=MAX_ANSWER_BYTES)
-        return Written(kind, fence, int(entry[b"s"]), said.get("text", ""))
+        return Written(kind, fence, int(entry[b"s"]), said.get("text", ""), at=said.get("at", 0))
     if kind != "end":
         return Written(kind, fence)
     state = JobState(entry[b"x"].decode())

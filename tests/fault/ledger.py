@@ -32,6 +32,7 @@ class Written:
     Attributes:
         kind: "start", "piece" or "end".
         state: of an end. text: of a piece, or of the answer at the end of a job that is done.
+        at: where a piece's text stands in the answer: an attempt may go on with what an earlier one has shown.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Written:
     seq: int = 0
     text: str = ""
     state: str = ""
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Account:
 
     Attributes:
         own_text: what it has to be answered with; None = any text will do.
+        streams: False = pieces are kept only for the next attempt, and need not make up the answer.
         may_end: the states it may end in.
     """
 
@@ -71,6 +74,7 @@ class Account:
     written: Sequence[Written]
     told: Sequence[Told] = ()
     own_text: str | None = None
+    streams: bool = True
     may_end: frozenset[str] = frozenset({"done"})
 
 
@@ -151,14 +155,28 @@ def _out_of_turn(written: Sequence[Written]) -> Iterator[tuple[Fault, str]]:
 
 
 def _text(account: Account, end: Written) -> Iterator[tuple[Fault, str]]:
-    pieces = [entry for entry in account.written if entry.kind == "piece" and entry.fence == end.fence]
-    numbers = [piece.seq for piece in pieces]
+    pieces = [entry for entry in account.written if entry.kind == "piece"]
+    numbers = [piece.seq for piece in pieces if piece.fence == end.fence]
     if numbers != list(range(1, len(numbers) + 1)):
         yield Fault.TORN, f"the pieces of fence {end.fence} are numbered {numbers[:20]}"
-    elif pieces and "".join(piece.text for piece in pieces) != end.text:
-        yield Fault.TORN, "the pieces do not make up the answer"
+    elif pieces and account.streams and (shown := _shown(pieces)) != end.text:
+        yield Fault.TORN, f"{len(shown)} characters were shown of {len(end.text)}, or other ones"
     if account.own_text is not None and end.text != account.own_text:
         yield Fault.MIXED, f"answered with {len(end.text)} characters that are not its own"
+
+
+def _shown(pieces: Sequence[Written]) -> str:
+    """What a reader of all pieces has seen; it is shown nothing more once one leaves a gap or differs from the text."""
+    shown, fence = "", 0
+    for piece in pieces:
+        if piece.fence < fence:
+            continue  # a dead attempt's leftover; readers drop it
+        fence = piece.fence
+        known = shown[piece.at : piece.at + len(piece.text)]
+        if piece.at > len(shown) or not piece.text.startswith(known):
+            break
+        shown += piece.text[len(known) :]
+    return shown
 
 
 def _telling(account: Account, told: Told, end: Written | None) -> Iterator[tuple[Fault, str]]:
