@@ -21,27 +21,29 @@ class Role(StrEnum):
 
     ADMIN = "admin"  # everything; loads the function library
     CLIENT = "client"  # applications: submit, follow, cancel, look
+    GATEWAY = "gateway"  # a client that checks API keys, too
     WORKER = "worker"  # agents: claim, answer, advertise, reap
     COORDINATOR = "coordinator"  # operators and the coordinator: steer nodes, limits, dead letters, too
     DASHBOARD = "dashboard"  # looks on; neither prompts nor answers, and changes nothing
 
 
-# What client, worker, coordinator and dashboard may do with each family of keys, by its name in `Keys`:
+# What client, gateway, worker, coordinator and dashboard may do with each family of keys, by its name in `Keys`:
 # r = read, rw = read and write, - = nothing.
-_ROLES = (Role.CLIENT, Role.WORKER, Role.COORDINATOR, Role.DASHBOARD)
+_ROLES = (Role.CLIENT, Role.GATEWAY, Role.WORKER, Role.COORDINATOR, Role.DASHBOARD)
 _RIGHTS: Final = {
     # Bodies, answers, and what processes tell each other.
-    ("blob", "events", "inbox", "cache", "cached"): "rw rw rw -",
+    ("blob", "events", "inbox", "cache", "cached"): "rw rw rw rw -",
     # Jobs, their lines and counters: any end of a job may touch them all.
-    ("job", "queue", "idle", "armed", "fair", "tally", "usage", "learned"): "rw rw rw r",
-    ("leases", "delayed", "deadlines", "dead", "ended", "hedges", "crashes"): "rw rw rw r",
-    ("models", "stats", "limits"): "rw rw rw r",
-    ("app", "apps"): "rw - rw r",
-    ("caches",): "rw - rw -",
-    ("worker", "node", "workers", "serves", "hosts", "shares", "classes", "late"): "r rw rw r",
-    ("pace",): "- rw rw r",
+    ("job", "queue", "idle", "armed", "fair", "tally", "usage", "learned"): "rw rw rw rw r",
+    ("leases", "delayed", "deadlines", "dead", "ended", "hedges", "crashes"): "rw rw rw rw r",
+    ("models", "stats", "limits"): "rw rw rw rw r",
+    ("app", "apps"): "rw rw - rw r",
+    ("caches",): "rw rw - rw -",
+    ("worker", "node", "workers", "serves", "hosts", "shares", "classes", "late"): "r r rw rw r",
+    ("pace",): "- - rw rw r",
+    ("api_keys",): "- r - - -",
     # What operators, and the leader, have set.
-    ("controls", "policy", "leader", "group", "groups", "formable"): "r r rw r",
+    ("controls", "policy", "leader", "group", "groups", "formable"): "r r r rw r",
 }
 FAMILIES: Final = {
     family: dict(zip(_ROLES, rights.split(), strict=True))
@@ -54,7 +56,7 @@ _SESSION = frozenset(
 )
 _VIEWS = frozenset(
     (
-        *("hget", "hmget", "hgetall", "hkeys", "zrange", "zrangebyscore"),
+        *("hget", "hmget", "hgetall", "hkeys", "hvals", "zrange", "zrangebyscore"),
         *("zcard", "zcount", "zscore", "zrank", "lrange"),
     )
 )

@@ -195,6 +195,11 @@ class Keys:
         return f"{self.prefix}:policy"
 
     @property
+    def api_keys(self) -> str:
+        """Hash: SHA-256 of an API key → what it is good for. Permanent."""
+        return f"{self.prefix}:api_keys"
+
+    @property
     def caches(self) -> str:
         """Hash: how often cached answers were dropped, by model key, `app:KEY` and `shared:`. Permanent."""
         return f"{self.prefix}:caches"
@@ -226,6 +231,7 @@ _PERMANENT = (
     "controls",
     "policy",
     "caches",
+    "api_keys",
     "leader",
     "groups",
 )

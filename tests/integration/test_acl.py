@@ -100,31 +100,39 @@ _FORBIDDEN = """HSET {sollol}:job:j1 a b | HSET {sollol:cell-22}:job:j1 a b | HS
     RENAME @:job:a @:job:b | PFADD @:job:x a | SORT @:ended | OBJECT FREQ @:job:x | BZPOPMIN @:queue:m 1
     CLIENT KILL ID 1 | CLIENT LIST | CONFIG GET * | CONFIG SET a b | ACL LIST | ACL SETUSER me | DEBUG SLEEP 0
     MODULE LIST | REPLICAOF no one | SLOWLOG GET | SUBSCRIBE a | PUBLISH a b"""
-# Who may: client, worker, coordinator, dashboard.
+# Who may: client, gateway, worker, coordinator, dashboard.
 _TABLE: list[tuple[str, tuple[str, ...]]] = [
-    ("cwk-", _FCALL),
-    ("----", ("FCALL", library().function("submit").decode(), "1", "{sollol}")),
-    ("cwk-", ("HSET", f"{F}:job:j1", "a", "b")),
-    ("cwkd", ("HMGET", f"{F}:job:j1", "state")),
-    ("cwk-", ("HGET", f"{F}:blob:j1", "env")),
-    ("cwk-", ("XRANGE", f"{F}:events:j1", "-", "+")),
-    ("cwk-", ("XREAD", "BLOCK", "1", "STREAMS", f"{F}:inbox:c1", "0")),
-    ("cwkd", ("HGETALL", f"{F}:worker:w1")),
-    ("-wk-", ("HSET", f"{F}:worker:w1", "node", "mine")),
-    ("-wk-", ("HSET", f"{F}:pace:n1:m", "a", "b")),
-    ("cwkd", ("HGETALL", f"{F}:policy")),
-    ("--k-", ("HSET", f"{F}:policy", "max_queue", "0")),
-    ("--k-", ("HSET", f"{F}:controls", "n1", "x")),
-    ("c-k-", ("HINCRBY", f"{F}:caches", "m", "1")),
-    ("cwkd", ("INFO", "memory")),
-    ("cwkd", ("CLIENT", "SETNAME", "me")),
-    *(("----", tuple(command.strip().replace("@", F).split())) for command in re.split(r"[|\n]", _FORBIDDEN)),
+    ("cgwk-", _FCALL),
+    ("-----", ("FCALL", library().function("submit").decode(), "1", "{sollol}")),
+    ("cgwk-", ("HSET", f"{F}:job:j1", "a", "b")),
+    ("cgwkd", ("HMGET", f"{F}:job:j1", "state")),
+    ("cgwk-", ("HGET", f"{F}:blob:j1", "env")),
+    ("cgwk-", ("XRANGE", f"{F}:events:j1", "-", "+")),
+    ("cgwk-", ("XREAD", "BLOCK", "1", "STREAMS", f"{F}:inbox:c1", "0")),
+    ("cgwkd", ("HGETALL", f"{F}:worker:w1")),
+    ("--wk-", ("HSET", f"{F}:worker:w1", "node", "mine")),
+    ("--wk-", ("HSET", f"{F}:pace:n1:m", "a", "b")),
+    ("cgwkd", ("HGETALL", f"{F}:policy")),
+    ("---k-", ("HSET", f"{F}:policy", "max_queue", "0")),
+    ("---k-", ("HSET", f"{F}:controls", "n1", "x")),
+    ("cg-k-", ("HINCRBY", f"{F}:caches", "m", "1")),
+    ("-g---", ("HGET", f"{F}:api_keys", "digest")),
+    ("-----", ("HSET", f"{F}:api_keys", "digest", "record")),
+    ("cgwkd", ("INFO", "memory")),
+    ("cgwkd", ("CLIENT", "SETNAME", "me")),
+    *(("-----", tuple(command.strip().replace("@", F).split())) for command in re.split(r"[|\n]", _FORBIDDEN)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("allowed", "command"), _TABLE, ids=[" ".join(c)[:40] for _, c in _TABLE])
 def test_who_may_do_what(locked: Locked, allowed: str, command: tuple[str, ...]) -> None:
-    letters = {Role.CLIENT: "c", Role.WORKER: "w", Role.COORDINATOR: "k", Role.DASHBOARD: "d"}
+    letters = {
+        Role.CLIENT: "c",
+        Role.GATEWAY: "g",
+        Role.WORKER: "w",
+        Role.COORDINATOR: "k",
+        Role.DASHBOARD: "d",
+    }
     with locked.raw(Role.ADMIN) as admin:
         said = {
             role: admin.execute_command("ACL", "DRYRUN", f"sollol-{_FABRIC}-{role}", *command)

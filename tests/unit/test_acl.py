@@ -26,7 +26,7 @@ def test_every_family_of_keys_is_given_to_roles() -> None:
 
 def test_every_key_lies_in_its_familys_pattern() -> None:
     keys = Keys("cell-2")
-    given = [each.lstrip("~%R") for each in patterns(Role.COORDINATOR, keys)]
+    given = [each.lstrip("~%R") for role in (Role.COORDINATOR, Role.GATEWAY) for each in patterns(role, keys)]
     for family in FAMILIES:
         member = getattr(keys, family)
         key = member if isinstance(member, str) else member(*["x"] * (2 if family == "pace" else 1))

@@ -54,6 +54,7 @@ def acl(fabric: str, roles: tuple[str, ...], out: Path | None, as_json: bool) ->
     \b
     admin        everything; loads SOLLOL's functions
     client       applications: submit, follow, cancel, look
+    gateway      a client that checks API keys, too
     worker       sollol-worker: claim, answer, advertise
     coordinator  operators: nodes, limits and dead letters, too
     dashboard    looks on: neither prompts nor answers, and changes nothing

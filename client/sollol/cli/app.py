@@ -63,6 +63,7 @@ ENTRIES = {
     "limits": Entry("Steer", "limits", "limits", "What may be handed in: queues, quotas of applications."),
     "acl": Entry("Steer", "acl", "acl", "Write users for Redis, one per role, with few rights."),
     "bench": Entry("Steer", "bench", "bench", "Record what was asked; replay it with other weights."),
+    "keys": Entry("Steer", "keys", "keys", "API keys: who may do what over HTTP."),
     "dead": Entry("Steer", "dead", "dead", "Jobs that killed their workers: list, retry, drop."),
 }
 
