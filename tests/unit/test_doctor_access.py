@@ -153,3 +153,10 @@ def test_slow_log(calls: int | None, settings: dict[str, str] | None, severities
     told = None if settings is None else config(**settings)
     found = look(doctor_access.check_slow_log, slow_calls=calls, config=told)
     assert [finding.severity for finding in found] == severities
+
+
+def test_what_is_sealed_is_nowhere_in_the_clear() -> None:
+    sealed = only(doctor_access.check_slow_log, is_sealed=True, slow_calls=2)
+    assert (sealed.severity, sealed.todo) == (OK, "")
+    told, _ = look(doctor_access.check_login, is_sealed=True, is_encrypted=False)
+    assert told.found == "the password crosses the network unencrypted"

@@ -29,9 +29,10 @@ _OFF = re.compile(r"-1|0")
 def check_login(facts: Facts) -> Iterator[Finding]:
     """Whether strangers can use Redis, or read what is said to it."""
     if not facts.is_loopback and not facts.is_encrypted:
+        cross = "the password crosses" if facts.is_sealed else "prompts and the password cross"
         yield warning(
             "access.plaintext",
-            "prompts and the password cross the network unencrypted",
+            f"{cross} the network unencrypted",
             "give Redis a certificate and use rediss://, or keep this network to yourself (a VPN)",
         )
     is_open = _is_open(facts)
@@ -91,7 +92,9 @@ def check_slow_log(facts: Facts) -> Iterator[Finding]:
         "commandlog-request-larger-than -1"
     )
     config = facts.config
-    if facts.slow_calls:
+    if facts.is_sealed:
+        yield ok("slowlog.prompts", "prompts are encrypted before Redis sees them, in its logs as well")
+    elif facts.slow_calls:
         entries = count(facts.slow_calls, "entry", "entries")
         yield warning(
             "slowlog.prompts", f"the slow log holds {entries} with pieces of jobs, maybe of prompts", todo

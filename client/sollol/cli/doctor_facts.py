@@ -71,6 +71,7 @@ class Facts:
         url: with its secrets masked. host: this machine's name.
         mode: how the primary is found; see `BrokerUrl`.
         is_protected: a password or a client certificate goes with the URL. is_encrypted: we speak TLS.
+        is_sealed: we have a key with which prompts and answers are encrypted before Redis gets them.
         version: of this program.
         unreachable: why Redis cannot be used; "" = it can.
         info, config: as INFO and CONFIG GET tell it.
@@ -89,6 +90,7 @@ class Facts:
     host: str = ""
     mode: str = "single"
     is_encrypted: bool = False
+    is_sealed: bool = False
     unreachable: str = ""
     info: Mapping[str, str] | None = None
     config: Mapping[str, str] | None = None

@@ -41,6 +41,7 @@ async def look(url: BrokerUrl) -> Facts:
         "is_loopback": url.is_loopback,
         "is_protected": bool(url.password or (url.tls and url.tls.cert)),
         "is_encrypted": url.tls is not None,
+        "is_sealed": bool(url.payload_keys),
         "version": VERSION,
     }
     config = LinkConfig(connect_seconds=_PATIENCE_SECONDS, patience_seconds=_PATIENCE_SECONDS)
