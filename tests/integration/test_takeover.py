@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from sollol_broker.keys import Keys
 from sollol_broker.outcome import Seam
 from sollol_client import AsyncJob
 from sollol_client.answer import Delta
+from sollol_worker_agent.backends import OllamaBackend
 from sollol_worker_agent.doubles import DoubleModel, OllamaDouble
 from sollol_worker_agent.doubles.http_server import HttpServer, Reply, Request
 from waiting import wait_until
@@ -103,13 +105,11 @@ async def test_an_open_ended_template_goes_on_behind_the_text(redis_url: str, cl
         job = client.submit(chat="hi", model="tiny", stream=True, options={"num_predict": 7})
         await let_tokens_flow(first, 4)
         reader, pieces = await begun(job)
-        async with worker(redis_url, second.url, node="second", advertise_seconds=0.2) as agent:
+        async with worker(redis_url, second.url, node="second", advertise_seconds=0.2):
             await first.stop()
             pieces += [piece async for piece in reader]
             answer = await job
-            await wait_until(
-                lambda: agent.lanes[0].models["tiny"].continues, timeout=5, what="the probe to be told of"
-            )
+            await wait_until(lambda: _continues(client), timeout=5, what="the probe to be told of")
         told = await client.explain(job.id)
     whole = "the quick brown fox jumps over the"
     assert "".join(pieces) == answer.text == answer["message"]["content"] == whole
@@ -376,3 +376,54 @@ async def test_two_takeovers_leave_two_seams_and_one_text(redis_url: str, client
     said = [unpack(entry[b"d"], max_bytes=1 << 20) for entry in entries if entry[b"t"] == b"piece"]
     assert "".join(each.get("text", "") for each in said) == FOX, "the stream is the truth"
     assert len(answer.routing.seams) >= 1
+
+
+async def _continues(client: AsyncClient) -> bool:
+    """Whether the node "second" tells that its model goes on with an answer."""
+    (node,) = [node for node in await client.nodes() if node.name == "second"]
+    return any(worker.models["tiny"]["continues"] is True for worker in node.workers)
+
+
+@pytest.mark.parametrize("how", ["leaves", "drains"])
+async def test_a_node_that_hands_back_in_mid_answer(redis_url: str, client: AsyncClient, how: str) -> None:
+    async with OllamaDouble([CLOSED]) as first, OllamaDouble([OPEN]) as second:
+        async with worker(redis_url, first.url, node="first") as leaving:
+            first.tokens_may_flow.clear()
+            job = client.submit(chat="hi", model="tiny", stream=True)
+            await let_tokens_flow(first, 4)
+            reader, pieces = await begun(job)
+            async with worker(redis_url, second.url, node="second"):
+                if how == "leaves":
+                    await leaving.stop(drain_seconds=0)
+                else:
+                    await client.drain("first", seconds=0)
+                pieces += [piece async for piece in reader]
+                answer = await job
+        view = await client.job(job.id)
+    assert "".join(pieces) == answer.text == FOX
+    assert answer.routing.seams == (Seam(2, "second", len(BEGUN), "continued"),)
+    assert view is not None
+    assert (view.releases, view.errors, view.crashes) == (1, 0, 0)
+
+
+async def test_a_model_that_thinks_before_it_goes_on_is_made_to_say_it_again(
+    redis_url: str, client: AsyncClient
+) -> None:
+    async with dying(redis_url) as first, OllamaDouble([OPEN]) as second:
+        job = client.submit(chat="hi", model="tiny", stream=True)
+        await let_tokens_flow(first, 4)
+        reader, pieces = await begun(job)
+        async with worker(redis_url, second.url, node="second") as agent:
+            backend = agent.lanes[0].backend
+            assert isinstance(backend, OllamaBackend)
+            # It passes the probe, and then comes with a thought.
+            assert await backend._probes.goes_on(
+                "tiny:latest", None, partial(backend._ask, "tiny:latest", {})
+            )
+            thinks = DoubleModel("tiny", ("completion", "thinking"), FOX, thinking="well", open_ended=True)
+            second.models = {thinks.full_name: thinks}
+            await first.stop()
+            pieces += [piece async for piece in reader]
+            answer = await job
+    assert "".join(pieces) == answer.text == FOX
+    assert [seam.how for seam in answer.routing.seams] == ["repeated"]

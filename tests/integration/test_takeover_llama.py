@@ -17,8 +17,9 @@ from gate import gate
 from sollol import Answer, AsyncClient, BackendError, Client, Delta
 from sollol_broker.broker import Broker
 from sollol_broker.url import parse
+from sollol_broker.words import JobKind
 from sollol_client.follow import Follower
-from sollol_worker_agent.backends import LlamaServerBackend, Timeouts
+from sollol_worker_agent.backends import End, LlamaServerBackend, OpenAIBackend, Piece, Timeouts
 from sollol_worker_agent.backends.protocol import Said
 from sollol_worker_agent.llama_process import LlamaServerProcess
 from sollol_worker_agent.so_far import SoFar, so_far
@@ -184,6 +185,64 @@ async def test_a_killed_llama_server_leaves_no_trace_in_the_text(
             pieces = [piece async for piece in job]
             answer = await job
     check(whole, pieces, answer)
+
+
+async def test_a_server_that_is_asked_as_any_openai_server_passes_the_probe_and_goes_on(
+    redis_url: str, client: AsyncClient, servers: dict[str, str]
+) -> None:
+    name, url = "smollm2 chat", servers["smollm2"]
+    whole = await uninterrupted(client, url, name, redis_url)
+    async with gate(url, 14) as held, worker(redis_url, held.url, node="n1"):
+        job = client.submit(**ASKED[name], options=OPTIONS, stream=True)
+        await all_shown(redis_url, job.id, 13)
+        async with worker(redis_url, OpenAIBackend(url), node="n2"):
+            await held.stop()
+            pieces = [piece async for piece in job]
+            answer = await job
+    check(whole, pieces, answer)
+    assert answer.routing.backend == "openai"
+
+
+_TRIMMING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] | trim }}"
+    "{% if not loop.last or add_generation_prompt %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+async def test_a_template_that_trims_messages_loses_no_blank(models: dict[str, Path], tmp_path: Path) -> None:
+    request = {
+        "messages": [{"role": "user", "content": "Count: one, two, three, each on a line of its own."}],
+        "options": OPTIONS,
+    }
+    process = LlamaServerProcess(
+        model_path=models["smollm2"],
+        alias="smollm2",
+        threads=1,
+        log_directory=tmp_path,
+        extra_args=("--jinja", "--chat-template", _TRIMMING),
+    )
+    async with process:
+        backend = LlamaServerBackend(process.url)
+        whole, end = await _told(backend.chat("smollm2", request, Timeouts()))
+        text, blanks = Said(tuple(whole)).text, 0
+        for cut in range(1, len(whole)):
+            said = Said(tuple(whole[:cut]))
+            if not said.text[-1].isspace() and cut % 12:
+                continue
+            rest, last = await _told(backend.resume(JobKind.CHAT, "smollm2", request, said, Timeouts()))
+            assert said.text + Said(tuple(rest)).text == text
+            assert last.fields["eval_count"] == end.fields["eval_count"] - said.tokens
+            blanks += said.text[-1].isspace()
+        await backend.close()
+    assert blanks, "no cut was behind white space: this shows too little"
+
+
+async def _told(events: AsyncIterator[Piece | End]) -> tuple[list[Piece], End]:
+    said = [event async for event in events]
+    *pieces, end = said
+    assert isinstance(end, End)
+    return [piece for piece in pieces if isinstance(piece, Piece)], end
 
 
 @pytest.mark.parametrize("streams", [True, False])

@@ -12,6 +12,7 @@ from sollol_worker_agent.backends.probe import Probes
 from sollol_worker_agent.backends.protocol import CannotContinue, End, Piece, Said
 from sollol_worker_agent.backends.resuming import (
     before_blanks,
+    behind,
     for_the_rest,
     refusal,
     refusal_of,
@@ -102,8 +103,15 @@ def test_the_rest_may_be_as_long_as_num_predict_leaves(most: int | None, left: i
     [(["a", " b"], "a b", ""), (["a", ".\n", "\n"], "a", ".\n\n"), (["\n"], "", "\n"), (["a", ""], "a", "")],
 )
 def test_blanks_at_the_end_are_left_to_be_said_again(pieces: list[str], begun: str, blanks: str) -> None:
-    kept, rest = before_blanks(said(*pieces))
-    assert (kept.text, rest) == (begun, blanks)
+    whole = said(*pieces)
+    assert before_blanks(whole).text == begun
+    assert whole.text == begun + blanks
+
+
+async def test_what_is_said_again_behind_the_blanks_counts_once() -> None:
+    whole = said("a", "\n", "\n")
+    rest = behind(told("\n\n", "b", End({"eval_count": 3})), whole, before_blanks(whole))
+    assert await read(rest) == ("b", {"eval_count": 1})
 
 
 @pytest.mark.parametrize("again", [("ab", "cd"), ("a", "b", "c", "d"), ("abcd",), ("abc", "", "d")])

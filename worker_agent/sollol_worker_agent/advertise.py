@@ -209,6 +209,7 @@ def _model_fields(info: ModelInfo, pace: Pace) -> dict[str, object]:
         "size_bytes": info.size_bytes,
         "context_tokens": info.context_tokens,
         "capabilities": list(info.capabilities),
+        "continues": info.continues,
         "prompt_ms": round(pace.prompt_ms, 3),
         "output_ms": round(pace.output_ms, 3),
         "slowdown": round(pace.slowdown, 3),

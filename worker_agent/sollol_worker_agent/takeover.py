@@ -115,6 +115,8 @@ class Takeover:
         try:
             async with aclosing(stopped(rest, said.text, stops_of(self.request))) as events:
                 async for event in events:
+                    if isinstance(event, Piece) and event.thinking and not self.how:
+                        raise CannotContinue("the model began to think about it")
                     self.how = "continued"
                     yield event
         except BackendError as error:

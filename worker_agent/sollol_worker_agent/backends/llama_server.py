@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,7 @@ from sollol_worker_agent.backends.protocol import (
     Timeouts,
     Vectors,
 )
-from sollol_worker_agent.backends.resuming import for_the_rest
+from sollol_worker_agent.backends.resuming import before_blanks, behind, for_the_rest
 
 
 class LlamaServerBackend:
@@ -123,14 +124,12 @@ class LlamaServerBackend:
         self, kind: JobKind, model: str, request: Mapping[str, Any], said: Said, timeouts: Timeouts
     ) -> AsyncGenerator[Piece | End, None]:
         """Go on with an answer: of a raw prompt by its tokens, if they are known here, else in the chat template."""
+        if not request.get("raw"):
+            chat = request if kind is JobKind.CHAT else templated_generate(request)
+            return self._chat_rest(model, chat, said, timeouts)
 
         async def prepare() -> Call:
-            asked = for_the_rest(request, said)
-            if request.get("raw"):
-                return await self._raw_rest(model, asked, said)
-            return await self._chat_rest(
-                model, asked if kind is JobKind.CHAT else templated_generate(asked), said
-            )
+            return await self._raw_rest(model, for_the_rest(request, said), said)
 
         return converse(self._door, prepare, timeouts)
 
@@ -156,23 +155,42 @@ class LlamaServerBackend:
         rest = [prompt, *ids] if is_exact else prompt + said.text
         return replace(call, body={**call.body, "prompt": rest})
 
-    async def _chat_rest(self, model: str, request: Mapping[str, Any], said: Said) -> Call:
-        """The chat with the answer so far as its last message, provided that the template leaves that one open.
+    async def _chat_rest(
+        self, model: str, request: Mapping[str, Any], said: Said, timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        """The chat with the answer so far as its last message; without its last blanks, if the template trims them."""
+        for begun in (said, before_blanks(said)):
+            self._goes_on[model], body = await self._left_open(
+                model, for_the_rest(request, begun), begun.text
+            )
+            if self._goes_on[model]:
+                break
+        else:
+            raise CannotContinue("the model's chat template does not leave the last message open")
+
+        async def prepare() -> Call:
+            return replace(self._chat_call(model, request), body=body)
+
+        async with aclosing(behind(converse(self._door, prepare, timeouts), said, begun)) as events:
+            async for event in events:
+                yield event
+
+    async def _left_open(
+        self, model: str, request: Mapping[str, Any], text: str
+    ) -> tuple[bool, dict[str, Any]]:
+        """Whether the template leaves a last message with this text open, and the body of the chat that has it.
 
         It does if what the model gets to see is what it saw before, and the text behind it: no more, no less.
         """
-        call = self._chat_call(model, request)
-        begun = self._chat_call(model, with_last(request, said.text))
+        call, begun = self._chat_call(model, request), self._chat_call(model, with_last(request, text))
         body = {**begun.body, "add_generation_prompt": False, "continue_final_message": True}
         try:
-            self._goes_on[model] = await self._rendered(body) == await self._rendered(call.body) + said.text
+            is_open = await self._rendered(body) == await self._rendered(call.body) + text
         except BackendError as error:
             if error.retryable:
                 raise
-            self._goes_on[model] = False
-        if not self._goes_on[model]:
-            raise CannotContinue("the model's chat template does not leave the last message open")
-        return replace(begun, body=body)
+            is_open = False
+        return bool(text) and is_open, body
 
     async def _rendered(self, body: Mapping[str, Any]) -> str:
         return str((await self._door.post("/apply-template", body)).get("prompt"))

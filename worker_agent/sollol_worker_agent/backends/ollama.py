@@ -25,7 +25,7 @@ from sollol_worker_agent.backends.protocol import (
     Vectors,
 )
 from sollol_worker_agent.backends.refusals import message_of
-from sollol_worker_agent.backends.resuming import before_blanks, for_the_rest, repeated
+from sollol_worker_agent.backends.resuming import before_blanks, behind, for_the_rest
 
 # What the closing line carries beside the answer itself.
 _NOT_CLOSING_FIELDS = frozenset(
@@ -123,15 +123,15 @@ class OllamaBackend:
     ) -> AsyncGenerator[Piece | End, None]:
         if not await self._probes.goes_on(model, request.get("think"), partial(self._ask, model, request)):
             raise CannotContinue("the model's template closes the last message")
-        begun, blanks = before_blanks(said)
+        begun = before_blanks(said)
         if not begun.text:
             raise CannotContinue("it has said nothing but blanks")
         asked = for_the_rest(request, begun)
         chat = with_last(asked if kind is JobKind.CHAT else templated_generate(asked), begun.text)
-        rest = repeated(self._converse("/api/chat", model, chat, timeouts), blanks)
+        rest = behind(self._converse("/api/chat", model, chat, timeouts), said, begun)
         async with aclosing(rest) as events:
             async for event in events:
-                yield event if isinstance(event, Piece) else _less(event, said.tokens - begun.tokens)
+                yield event
 
     async def _ask(self, model: str, request: Mapping[str, Any], begun: str, tokens: int) -> list[Piece]:
         """See `probe.Ask`."""
@@ -235,11 +235,6 @@ def _piece(said: Mapping[str, Any]) -> Piece | None:
     if not (text or thinking or tool_calls or logprobs):
         return None
     return Piece(text, thinking, tuple(tool_calls or ()), tuple(logprobs or ()))
-
-
-def _less(end: End, tokens: int) -> End:
-    """Without tokens that were said a second time."""
-    return End({**end.fields, "eval_count": max(0, (end.fields.get("eval_count") or 0) - tokens)})
 
 
 def _closing_fields(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ async def pieces_of(events: AsyncIterator[Piece | End]) -> list[Piece]:
 async def _goes_on(ask: Ask) -> bool:
     """1. the answer as it is, 2. cut in the middle, 3. whether the rest, and nothing else, comes back."""
     whole = Said(tuple(await ask("", _TOKENS)))  # 1
-    begun, _ = before_blanks(Said(whole.pieces[: len(whole.pieces) // 2]))  # 2
+    begun = before_blanks(Said(whole.pieces[: len(whole.pieces) // 2]))  # 2
     rest = whole.text[len(begun.text) :]
     if not begun.text or not rest or whole.text.startswith(rest) or any(p.thinking for p in whole.pieces):
         return False

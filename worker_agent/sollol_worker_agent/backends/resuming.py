@@ -72,15 +72,12 @@ def for_the_rest(request: Mapping[str, Any], said: Said) -> dict[str, Any]:
     return {**request, "options": {**request["options"], "num_predict": left}}
 
 
-def before_blanks(said: Said) -> tuple[Said, str]:
-    """What has been said up to its last piece that does not end in white space, and the text behind it.
-
-    Many templates trim a message.
-    """
+def before_blanks(said: Said) -> Said:
+    """What has been said up to its last piece that does not end in white space: many templates trim a message."""
     kept = len(said.pieces)
     while kept and (not (text := said.pieces[kept - 1].text) or text[-1].isspace()):
         kept -= 1
-    return Said(said.pieces[:kept]), "".join(piece.text for piece in said.pieces[kept:])
+    return Said(said.pieces[:kept])
 
 
 async def repeated(events: AsyncIterator[Piece | End], text: str) -> AsyncGenerator[Piece | End, None]:
@@ -107,7 +104,25 @@ async def repeated(events: AsyncIterator[Piece | End], text: str) -> AsyncGenera
             if rest:
                 if event.logprobs:
                     raise CannotContinue("the model used other tokens this time")
-                yield replace(event, text=rest, thinking="")
+                yield replace(event, text=rest, thinking="", ids=())
+
+
+async def behind(
+    events: AsyncIterator[Piece | End], said: Said, begun: Said
+) -> AsyncGenerator[Piece | End, None]:
+    """What comes behind `said` in an answer that goes on behind its beginning `begun`; its tokens count once.
+
+    Raises:
+        CannotContinue: it goes on with something else; before the first piece.
+    """
+    async with aclosing(repeated(events, said.text[len(begun.text) :])) as told:
+        async for event in told:
+            if isinstance(event, End):
+                again = said.tokens - begun.tokens
+                count = max(0, (event.fields.get("eval_count") or 0) - again)
+                yield End({**event.fields, "eval_count": count})
+            else:
+                yield event
 
 
 async def stopped(
