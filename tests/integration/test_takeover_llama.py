@@ -15,7 +15,7 @@ import pytest
 from fabric import output_of, worker, worker_process
 from gate import gate
 from sollol import Answer, AsyncClient, BackendError, Client, Delta
-from sollol_broker.broker import Broker
+from sollol_broker.broker import Broker, Lease
 from sollol_broker.url import parse
 from sollol_broker.words import JobKind
 from sollol_client.follow import Follower
@@ -91,7 +91,7 @@ async def all_shown(redis_url: str, job_id: str, tokens: int) -> None:
     broker = Broker(parse(redis_url), name="tests")
 
     async def there() -> bool:
-        return so_far(await broker.pieces(job_id)).said.tokens >= tokens
+        return so_far(await broker.pieces(Lease(job_id, 0, ""))).said.tokens >= tokens
 
     try:
         await wait_until(there, timeout=30, what=f"{tokens} tokens")
@@ -281,13 +281,13 @@ async def test_a_long_answer_that_nobody_reads_along_survives_its_worker(
 
         async def is_kept() -> bool:
             # One more token now and then, until one comes late enough for a copy.
-            if not await broker.pieces(job.id) and held.passed < TOKENS - 5:
+            if not await broker.pieces(Lease(job.id, 0, "")) and held.passed < TOKENS - 5:
                 await asyncio.sleep(0.2)
                 await held.allow(1)
-            return bool(await broker.pieces(job.id))
+            return bool(await broker.pieces(Lease(job.id, 0, "")))
 
         await wait_until(is_kept, timeout=20, what="a copy of it")
-        kept = len(so_far(await broker.pieces(job.id)).said.text)
+        kept = len(so_far(await broker.pieces(Lease(job.id, 0, ""))).said.text)
         await client.uncordon("n2")
         first.process.kill()
         answer = await asyncio.to_thread(_result, redis_url, job.id)
