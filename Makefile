@@ -21,8 +21,8 @@ say = printf '==> %s\n'
 
 .PHONY: help
 help: ## show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
-	  printf '%-14s %s\n' "$$name" "$$text"; \
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	  printf '%-20s %s\n' "$$name" "$$text"; \
 	done
 
 .PHONY: demo
@@ -46,6 +46,10 @@ lint: .venv/.dev-stamp ## check style, format, types and which room imports whic
 .PHONY: bench
 bench: .venv/.bench-stamp ## measure throughput and latency on this machine
 	@exec $(BIN)/python -m benchmarks
+
+.PHONY: bench-routing
+bench-routing: .venv/.dev-stamp ## compare routing policies on recorded requests, in virtual time (some minutes)
+	@exec $(BIN)/python -m benchmarks.routing $(ARGS)
 
 .PHONY: clean
 clean: ## remove .venv and all caches
