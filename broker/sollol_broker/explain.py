@@ -31,6 +31,7 @@ class Candidate:
         serves: it has the model now. down: why a backend of it does not answer; "" = all do.
         has: other models that it has. failed: its node has failed this job within the last half minute.
         share: what it adds to the model's capacity; None = nothing now.
+        short_mib: by which its memory is too small for the model, where it has it on disk.
     """
 
     worker: str
@@ -46,6 +47,7 @@ class Candidate:
     vram_mib: int = 0
     failed: bool = False
     share: Share | None = None
+    short_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,9 @@ class NodeReason:
     """Why a live node does not run the job at this moment.
 
     Attributes:
-        code: cordoned, draining, stopping, denied, down, absent, node, vram, labels, degraded, context, failed,
+        code: cordoned, draining, stopping, denied, down, absent, memory, node, vram, labels, degraded, context, failed,
             preferred, quarantine, full, cheaper, or ready: nothing but the jobs before it.
-        number: MiB (vram), tokens (context), or ms until it takes the job anyway (cheaper, preferred); else 0.
+        number: MiB (memory, vram), tokens (context), or ms until it takes the job anyway (cheaper, preferred); else 0.
     """
 
     node: str
@@ -162,7 +164,19 @@ def can_any(nodes: Sequence[NodeReason]) -> bool:
 
 # From the farthest to the nearest.
 _CODES = (
-    *("stopping", "absent", "down", "denied", "draining", "cordoned", "node", "labels", "vram", "degraded"),
+    *(
+        "stopping",
+        "absent",
+        "memory",
+        "down",
+        "denied",
+        "draining",
+        "cordoned",
+        "node",
+        "labels",
+        "vram",
+        "degraded",
+    ),
     *("context", "failed", "preferred", "quarantine", "full", "cheaper", "ready"),
 )
 
@@ -176,7 +190,7 @@ def _reason(line: Line, candidate: Candidate, others: Sequence[Candidate]) -> No
     elif denied:  # 2
         code, text, number = "denied", f"it may not serve the model: {denied}", 0.0
     elif not candidate.serves:  # 3
-        code, text, number = *_absent(candidate), 0.0
+        code, text, number = _absent(candidate)
     elif unfit := _unfit(line, candidate):  # 4
         code, text, number = unfit
     elif candidate.share is not None and candidate.share.capacity == 0:
@@ -204,10 +218,14 @@ def _closed(candidate: Candidate) -> tuple[str, str] | None:
     return None
 
 
-def _absent(candidate: Candidate) -> tuple[str, str]:
+def _absent(candidate: Candidate) -> tuple[str, str, float]:
+    if candidate.short_mib:
+        text = f"{candidate.short_mib:,} MiB of memory, VRAM included, too little for the model"
+        return "memory", text, candidate.short_mib
     if candidate.down:
-        return "down", f"its backend is down: {candidate.down}"
-    return "absent", f"it does not have the model; it has {', '.join(candidate.has[:8]) or 'no model at all'}"
+        return "down", f"its backend is down: {candidate.down}", 0.0
+    has = ", ".join(candidate.has[:8]) or "no model at all"
+    return "absent", f"it does not have the model; it has {has}", 0.0
 
 
 def _unfit(line: Line, candidate: Candidate) -> tuple[str, str, float] | None:

@@ -202,6 +202,7 @@ def _candidate(
         vram_mib=int(node.hardware.get("vram_total_mib", 0)),
         failed=failed_here and now_ms - float(fields.get("failed_at") or 0) < _FAILED_PATIENCE_MS,
         share=share,
+        short_mib=worker.short_mib(model),
     )
 
 

@@ -22,8 +22,8 @@ class WorkerView:
     Attributes:
         seen_ms_ago: since its last advert.
         models: canonical name → what is known of the model (kinds, size_bytes, context_tokens, loaded, …).
-        backends: kind, url, version, slots, busy, down (why) and open (addresses other than loopback, on which
-            it listens) of each LLM server.
+        backends: kind, url, version, slots, busy, down (why), open (addresses other than loopback, on which it
+            listens) and too_large (models that its machine has not the memory for, by MiB) of each LLM server.
         functions: version of its function library.
         clock_ahead_seconds: of its machine's clock against Redis', at its last advert; None = it does not tell.
     """
@@ -40,6 +40,10 @@ class WorkerView:
     backends: tuple[dict[str, Any], ...] = ()
     functions: str = ""
     clock_ahead_seconds: float | None = None
+
+    def short_mib(self, model: str) -> int:
+        """By how many MiB its machine's memory is too small for a model that it has on disk; 0 = it is not."""
+        return max((each.get("too_large", {}).get(model, 0) for each in self.backends), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +269,8 @@ class Registry:
                 why = "it serves the model, but does not fit what the job requires"
             elif denied := controls[worker.node].forbids(wanted):
                 why = f"an operator keeps the model from it: {denied}"
+            elif short := worker.short_mib(wanted):
+                why = f"its memory is {short:,} MiB too small for the model"
             elif down:
                 why = f"its backend is down: {down[0]}"
             else:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from fabric import town, until
+from fabric import town, until, worker
 from fabric_kit import Fabric, fabric_at, ids, node_of
-from sollol import AsyncClient, Client, JobLost
+from sollol import AsyncClient, Client, JobLost, NoNodeForModel
 from sollol.cli.app import app
 from sollol_broker import LaneOffer, ModelOffer, Registry, Requires
 from sollol_broker.claim_rule import Share, share_of
@@ -19,6 +19,8 @@ from sollol_broker.controls import CORDON, changes
 from sollol_broker.explain import Explanation
 from sollol_broker.explain_reader import Explainer
 from sollol_broker.operations import Operations
+from sollol_worker_agent.doubles import DoubleModel, OllamaDouble
+from waiting import wait_until
 
 _FAST = share_of(load_ms=0, prompt_ms=1, output_ms=10)
 _SLOW = share_of(load_ms=0, prompt_ms=5, output_ms=50)
@@ -99,6 +101,27 @@ async def test_the_node_that_a_job_prefers_is_named(fabric: Fabric) -> None:
     assert await _codes(fabric) == {node_of("one"): "preferred", node_of("two"): "ready"}
     (refusal,) = (await _explain(fabric)).refusals
     assert (refusal.node, refusal.text) == (node_of("one"), "left it to a node that it prefers")
+
+
+async def test_a_model_that_no_memory_could_hold_is_not_served(redis_url: str) -> None:
+    models = [DoubleModel("tiny"), DoubleModel("huge", size_bytes=10**15)]
+    async with (
+        OllamaDouble(models) as ollama,
+        worker(redis_url, ollama.url),
+        AsyncClient(redis_url) as client,
+    ):
+        assert [model.name for model in await client.models()] == ["tiny"]
+        with pytest.raises(NoNodeForModel, match="MiB too small for the model"):
+            await client.submit(chat="hi", model="huge")
+        job = client.submit(chat="hi", model="huge", wait_for_node=True)
+
+        async def is_in_line() -> bool:
+            return await client.position(job.id) == 0
+
+        await wait_until(is_in_line, timeout=5, what="the job to be in line")
+        (reason,) = (await client.explain(job.id)).nodes
+        assert (reason.code, reason.number > 10**8) == ("memory", True)
+        await job.cancel()
 
 
 async def test_each_node_has_its_reason(fabric: Fabric) -> None:

@@ -62,6 +62,7 @@ def _reason(candidate: Candidate, *others: Candidate, **line: Any) -> NodeReason
         (_candidate(serves=False, controls=Controls(allow=("q*",))), {}, "denied", 0, "only q*"),
         (_candidate(serves=False, has=("a", "b")), {}, "absent", 0, "it has a, b"),
         (_candidate(serves=False), {}, "absent", 0, "no model at all"),
+        (_candidate(serves=False, short_mib=4096), {}, "memory", 4096, "4,096 MiB of memory"),
         (_candidate(serves=False, down="refused"), {}, "down", 0, "down: refused"),
         (_candidate(), {"requires": Requires(node="n9")}, "node", 0, "n9"),
         (_candidate(labels=("eu",)), {"requires": Requires(labels=["eu", "big"])}, "labels", 0, "label big"),

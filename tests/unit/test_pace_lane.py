@@ -55,12 +55,12 @@ class Clock:
         return self.now
 
 
-async def lane_of(server: Server, *, free_mib: int = 100_000) -> tuple[Lane, Clock]:
+async def lane_of(server: Server, *, free_mib: int = 100_000, total_mib: int = 100_000) -> tuple[Lane, Clock]:
     """A lane that has asked its server once."""
     clock = Clock()
     lane = Lane(server, clock=clock, wall_clock=clock)
     await lane.refresh()
-    lane.note_hardware(Hardware((), "cpu", 8, 0.0, 0.0, 100_000, free_mib, False))
+    lane.note_hardware(Hardware((), "cpu", 8, 0.0, 0.0, total_mib, free_mib, False))
     return lane, clock
 
 
@@ -102,6 +102,30 @@ async def test_a_load_that_pushes_another_model_out_costs_its_return_too() -> No
     assert load["huge"] == alone["huge"] + alone["middle"], "all would have to go: the costliest counts"
     lane.note_hardware(Hardware((), "cpu", 8, 0.0, 0.0, 100_000, 90_000, False))
     assert lane.offer(4).models[2].load_ms == alone["large"]
+
+
+async def test_what_this_machine_has_not_the_memory_for_is_not_offered() -> None:
+    server = Server(small=2, huge=40)
+    server.url = "http://localhost:11434"
+    lane, _ = await lane_of(server, total_mib=10_000)
+    assert [offer.model_key for offer in lane.offer(4).models] == ["small"]
+    assert lane.too_large == {"huge": 40 * 1024 * 12 // 10 - 10_000}
+    await lane.refresh()
+    assert list(lane.models) == ["small"]
+    server.in_memory = {"huge"}  # so it fits after all
+    await lane.refresh()
+    assert list(lane.models) == ["small", "huge"]
+    server.in_memory = set()
+    await lane.refresh()
+    lane.note_hardware(Hardware((), "cpu", 8, 0.0, 0.0, 50_000, 1_000, False))
+    assert list(lane.models) == ["small", "huge"]
+
+
+async def test_of_a_server_elsewhere_the_memory_is_not_known() -> None:
+    server = Server(huge=40)
+    server.url = "http://gpu-box:11434"
+    lane, _ = await lane_of(server, total_mib=10_000)
+    assert (list(lane.models), lane.too_large) == (["huge"], {})
 
 
 async def test_speed_and_slowdown_are_learned_from_how_busy_the_lane_was() -> None:

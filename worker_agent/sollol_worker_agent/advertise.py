@@ -195,6 +195,7 @@ class Advertiser:
             "down": lane.down_because,
             "health": lane.health.as_dict(),
             "loaded": sorted(lane.loaded),
+            "too_large": lane.too_large,
             "models": {
                 name: _model_fields(info, lane.pace(name))
                 for name, info in lane.models.items()

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from sollol_broker.broker import LaneOffer, ModelOffer
 from sollol_broker.claim_rule import Share, share_of
@@ -22,12 +23,13 @@ from .health import Health, HealthState, is_backends_fault
 from .occupancy import Occupancy
 from .pace import Pace
 from .priors import prior
-from .residence import Residence, reload_ms
+from .residence import Residence, reload_ms, short_mib
 
 log = logging.getLogger(__name__)
 
 # A slot of llama.cpp keeps the prompt of the last request only, and more is not worth telling.
 _MOST_REMEMBERED = 16
+_THIS_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
 # Where jobs end faster than this, a sample of them is enough to learn from.
 _LEARN_EVERY_SECONDS = 0.01
 # After it was upgraded or rebound faster than anybody noticed that it was down, the advert is wrong that long.
@@ -46,6 +48,7 @@ class Lane:
             loopback, on which it listens.
         slots: jobs at once; 0 until the backend has told.
         models: what it serves, by canonical name; empty while it is down.
+        too_large: models that it has and this machine has not the memory for: how many MiB too little.
         health: whether it gets jobs.
         is_outdated: a model was loaded since the backend was asked what it has; it should be asked again.
         lent_to: the group that has this machine meanwhile; "" = none. Nothing new starts here then.
@@ -66,6 +69,9 @@ class Lane:
         self.open_to: tuple[str, ...] = ()
         self.slots = 0
         self.models: dict[str, ModelInfo] = {}
+        self.too_large: dict[str, int] = {}
+        self._told: dict[str, ModelInfo] = {}
+        self._is_here = urlsplit(backend.url).hostname in _THIS_MACHINE
         self.down_because = ""
         self.health = Health()
         self.is_outdated = False
@@ -222,7 +228,7 @@ class Lane:
         if self._hardware is None or _chips(self._hardware) != _chips(hardware):
             self._priors.clear()
         self._hardware = hardware
-        self._offers = None
+        self._sort_out()
 
     async def refresh(self) -> None:
         """Ask the backend again what it has; a backend that does not answer has nothing."""
@@ -234,7 +240,8 @@ class Lane:
         except BackendError as error:
             if not self.down_because:
                 log.warning("backend %s is down: %s", self.backend.url, error)
-            self.models, self.down_because, self._offers = {}, str(error), None
+            self._told, self.down_because = {}, str(error)
+            self._sort_out()
             self._residence.told(frozenset(), self._clock())
             self._cached.clear()
             self._looked_closer_at = -math.inf
@@ -244,11 +251,23 @@ class Lane:
             log.info("backend %s is back", self.backend.url)
         if self._residence.told(loaded, self._clock()):
             self._cached.clear()  # a prompt goes with its model
-        self.models, self.slots, self.down_because, self._offers = models, slots, "", None
+        self._told, self.slots, self.down_because = models, slots, ""
+        self._sort_out()
         self._became(self.health.check_passed(counts=self._counts()))
         await self._look_closer()
         now = self._wall_clock()
         self._pace = {model: pace.aged(now) for model, pace in self._pace.items()}
+
+    def _sort_out(self) -> None:
+        """Leave out what cannot be loaded here, as far as that is known: not of a server elsewhere."""
+        short = {
+            name: short_mib(info.size_bytes, self._hardware)
+            for name, info in self._told.items()
+            if self._is_here and name not in self.loaded
+        }
+        self.too_large = {name: mib for name, mib in short.items() if mib}
+        self.models = {name: info for name, info in self._told.items() if name not in self.too_large}
+        self._offers = None
 
     async def _look_closer(self) -> None:
         """What seldom changes and costs more to ask: the release, and who can reach the backend."""
@@ -263,8 +282,8 @@ class Lane:
 
     def close_for_now(self, why: str) -> None:
         """Take no more jobs until a refresh says that the backend lives."""
-        self._offers = None
-        self.models, self.down_because = {}, why
+        self._told, self.down_because = {}, why
+        self._sort_out()
         self._became(self.health.check_failed(counts=False))
 
     def _became(self, health: Health) -> None:

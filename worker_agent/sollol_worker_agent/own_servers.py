@@ -14,9 +14,8 @@ from sollol_broker.errors import BackendError
 
 from .backends import LlamaServerBackend
 from .hardware import Hardware
-from .hardware.readings import BYTES_PER_MIB
 from .llama_process import LlamaServerProcess
-from .priors import IN_MEMORY
+from .residence import short_mib
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +60,7 @@ class OwnModel:
 
 def too_large(models: Sequence[OwnModel], hardware: Hardware) -> list[OwnModel]:
     """Those that this machine could not have in memory, not even with part of them on its CPU."""
-    shared = any(gpu.shares_ram for gpu in hardware.gpus)
-    room_mib = hardware.ram_total_mib + (0 if shared else hardware.vram_total_mib)
-    return [each for each in models if each.path.stat().st_size * IN_MEMORY > room_mib * BYTES_PER_MIB]
+    return [each for each in models if short_mib(each.path.stat().st_size, hardware)]
 
 
 class OwnServers:

@@ -78,6 +78,15 @@ def reload_ms(size_bytes: int, loaded: Mapping[str, tuple[int, float]], hardware
     return min(enough) if enough else max(load_ms for _, load_ms in loaded.values())  # 2, 3
 
 
+def short_mib(size_bytes: int, hardware: Hardware | None) -> int:
+    """By how many MiB this machine's memory, that of its GPUs included, is too small for a model; 0 = it has room."""
+    if hardware is None or not hardware.ram_total_mib:
+        return 0
+    shared = any(gpu.shares_ram for gpu in hardware.gpus)
+    room_mib = hardware.ram_total_mib + (0 if shared else hardware.vram_total_mib)
+    return max(0, math.ceil(size_bytes * IN_MEMORY / _BYTES_PER_MIB) - room_mib)
+
+
 def _free_bytes(hardware: Hardware | None) -> float:
     if hardware is None:
         return math.inf
