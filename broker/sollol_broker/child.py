@@ -21,6 +21,11 @@ from pathlib import Path
 _GUARD = 'IFS= read -r pid; read -r _; kill -9 ${pid:-no} 2>/dev/null; rm -rf -- "$@"'
 
 
+def without_secrets() -> dict[str, str]:
+    """Our environment without SOLLOL_…: passwords and keys are no business of a server's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SOLLOL_")}
+
+
 class ChildProcess:
     """A running server process, tied to the life of this one.
 
@@ -29,7 +34,7 @@ class ChildProcess:
 
     Args:
         command: the program and its arguments; they are visible to every user, so no secrets.
-        environment: the whole environment; None hands on ours.
+        environment: the whole environment; None = `without_secrets`.
         stdin: what it reads first, e.g. a configuration with secrets in it.
         log: file that stdout and stderr are appended to.
         remove: directories that the guard deletes if we die without `stop`.
@@ -52,6 +57,7 @@ class ChildProcess:
         # The guard stands before the server does, so that no moment is unguarded.
         self._guard = subprocess.Popen(  # noqa: S603  # a fixed script
             ["/bin/sh", "-c", _GUARD, "sollol-guard", *map(str, remove)],
+            env=without_secrets(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -61,7 +67,7 @@ class ChildProcess:
             with log.open("ab") as output:
                 self._process = subprocess.Popen(  # noqa: S603  # our callers choose the program
                     [str(word) for word in command],
-                    env=None if environment is None else dict(environment),
+                    env=dict(without_secrets() if environment is None else environment),
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,

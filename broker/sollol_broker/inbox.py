@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from .broker import Broker
@@ -17,9 +18,11 @@ EntryFields = Mapping[bytes, bytes]
 # Shorter than the link's stall time, or a quiet inbox would look like a dead connection.
 _BLOCK_MS = 2000
 _COUNT = 2000
-# Entries that have been read are cut off in bundles: one XTRIM each would double the commands per job.
+# Entries that have been read are cut off in bundles: one XTRIM each would double the commands per job. But they hold
+# answers, which are not to stay until a thousand more have come.
 _TRIM_ENTRIES = 1000
 _TRIM_BYTES = 1024 * 1024
+_TRIM_SECONDS = 30.0
 
 
 class Inbox:
@@ -39,6 +42,7 @@ class Inbox:
         self._last: bytes = b"0"
         self._read_entries = 0
         self._read_bytes = 0
+        self._trimmed_at = time.monotonic()
         self._connections = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -79,6 +83,8 @@ class Inbox:
                 self.rewind()
             self._connections = link.connections
         if not reply:
+            if self._read_entries:
+                await self._trim(link)
             return
         entries = reply[0][1]
         for _, flat in entries:
@@ -90,6 +96,11 @@ class Inbox:
         if self._last is last:
             self._last = entries[-1][0]
         self._read_entries += len(entries)
-        if self._read_entries >= _TRIM_ENTRIES or self._read_bytes >= _TRIM_BYTES:
-            self._read_entries = self._read_bytes = 0
-            await link.call("XTRIM", self._key, "MINID", self._last)
+        is_late = time.monotonic() > self._trimmed_at + _TRIM_SECONDS
+        if self._read_entries >= _TRIM_ENTRIES or self._read_bytes >= _TRIM_BYTES or is_late:
+            await self._trim(link)
+
+    async def _trim(self, link: Link) -> None:
+        self._read_entries, self._read_bytes, self._trimmed_at = 0, 0, time.monotonic()
+        moment, _, number = self._last.partition(b"-")
+        await link.call("XTRIM", self._key, "MINID", b"%b-%d" % (moment, int(number or 0) + 1))

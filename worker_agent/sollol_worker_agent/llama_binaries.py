@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sollol_broker.child import without_secrets
 from sollol_broker.errors import BackendError
 
 HOW_TO_INSTALL = (
@@ -28,10 +28,10 @@ class LlamaBinary:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def full_environment(self) -> dict[str, str]:
-        """Ours, without what would change its arguments behind our back."""
+        """Ours, without our secrets, and without what would change its arguments behind our back."""
         ours = {
             name: value
-            for name, value in os.environ.items()
+            for name, value in without_secrets().items()
             if not name.startswith("LLAMA_ARG_") and name != "LLAMA_API_KEY"
         }
         return {
