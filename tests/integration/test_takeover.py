@@ -339,23 +339,57 @@ async def test_log_probabilities_are_those_of_the_whole_text(redis_url: str, cli
     assert answer.routing.seams[0].how == "continued"
 
 
+@pytest.mark.parametrize("streams", [True, False])
 async def test_a_text_whose_beginning_redis_has_dropped_is_not_gone_on_with(
-    redis_url: str, client: AsyncClient
+    redis_url: str, client: AsyncClient, monkeypatch: pytest.MonkeyPatch, streams: bool
 ) -> None:
+    monkeypatch.setattr("sollol_worker_agent.emitter._FIRST_KEPT_SECONDS", 0.0)
+    monkeypatch.setattr("sollol_worker_agent.emitter._KEPT_SECONDS", 0.0)
     async with dying(redis_url) as first, OllamaDouble([OPEN]) as second:
-        job = client.submit(chat="hi", model="tiny", stream=True)
-        await let_tokens_flow(first, 4)
-        reader, pieces = await begun(job)
+        job = client.submit(chat="hi", model="tiny", stream=streams)
+        for token in range(1, 5):
+            await let_tokens_flow(first, token)
+            await wait_until(lambda token=token: _kept(redis_url, job.id, token), timeout=5, what="it")
         entries = await events_of(redis_url, job.id)
         first_piece = next(at for at, entry in entries if entry[b"t"] == b"piece")
         async with redis.asyncio.Redis.from_url(redis_url) as raw:
             await raw.xdel(Keys().events(job.id), first_piece)
         async with worker(redis_url, second.url, node="second"):
             await first.stop()
-            with pytest.raises(BackendError, match="no longer in Redis"):
-                pieces += [piece async for piece in reader]
-    assert "".join(pieces) == BEGUN
-    assert second.seen.requests == []
+            if streams:
+                with pytest.raises(BackendError, match="no longer in Redis"):
+                    await job
+                assert second.seen.requests == []
+            else:
+                assert (await job).text == FOX
+                assert asked_chats(second) == [[{"role": "user", "content": "hi"}]]
+
+
+async def _kept(redis_url: str, job_id: str, pieces: int) -> bool:
+    entries = await events_of(redis_url, job_id)
+    return sum(entry[b"t"] == b"piece" for _, entry in entries) >= pieces
+
+
+async def test_thoughts_alone_begin_anew_and_so_does_the_answer(redis_url: str, client: AsyncClient) -> None:
+    thinks = DoubleModel("tiny", ("completion", "thinking"), FOX, thinking="let me see", open_ended=True)
+    async with (
+        OllamaDouble([thinks]) as first,
+        OllamaDouble([thinks]) as second,
+        worker(redis_url, first.url, node="first"),
+    ):
+        first.tokens_may_flow.clear()
+        job = client.submit(chat="hi", model="tiny", stream=True, think=True)
+        reader = aiter(job)
+        await let_tokens_flow(first, 2)
+        pieces = [await anext(reader)]
+        async with worker(redis_url, second.url, node="second"):
+            await first.stop()
+            pieces += [piece async for piece in reader]
+            answer = await job
+    assert "".join(pieces) == answer.text == FOX
+    assert answer.thinking == "let me see"
+    assert "".join(piece.thinking for piece in pieces).endswith("let me see")
+    assert answer.routing.seams == ()
 
 
 async def test_two_takeovers_leave_two_seams_and_one_text(redis_url: str, client: AsyncClient) -> None:
