@@ -48,8 +48,9 @@ bench: .venv/.bench-stamp ## measure throughput and latency on this machine
 	@exec $(BIN)/python -m benchmarks
 
 .PHONY: bench-routing
-bench-routing: .venv/.dev-stamp ## compare routing policies on recorded requests, in virtual time (some minutes)
-	@exec $(BIN)/python -m benchmarks.routing $(ARGS)
+bench-routing: .venv/.dev-stamp ## compare routing policies: in virtual time, and with five real workers (some minutes)
+	@$(BIN)/python -m benchmarks.routing $(ARGS)
+	@exec $(BIN)/python -m benchmarks unequal
 
 .PHONY: clean
 clean: ## remove .venv and all caches
