@@ -56,12 +56,14 @@ class Limits:
         models: most waiting jobs by model. apps: quotas by application.
         hedge_from: jobs of this priority and above may run twice when they are late; 11 = none, None = the
             fabric's usual.
+        hedge_percent: by how much their second copies may add to a model's work; None = 5.
         waiting: jobs in line now. bytes: of the unfinished jobs that came since there is a limit on them.
     """
 
     max_queue_size: int | None = None
     max_queue_bytes: int | None = None
     hedge_from: int | None = None
+    hedge_percent: int | None = None
     models: dict[str, int] = field(default_factory=dict)
     apps: dict[str, Quota] = field(default_factory=dict)
     waiting: int = 0
@@ -69,7 +71,12 @@ class Limits:
 
 
 # The fields in Redis by the names in Python.
-_LIMITS = {"max_queue_size": "max_queue", "max_queue_bytes": "max_bytes", "hedge_from": "hedge_from"}
+_LIMITS = {
+    "max_queue_size": "max_queue",
+    "max_queue_bytes": "max_bytes",
+    "hedge_from": "hedge_from",
+    "hedge_percent": "hedge_percent",
+}
 _QUOTA = {
     "weight": "weight",
     "concurrency": "concurrency",
@@ -77,7 +84,7 @@ _QUOTA = {
     "tokens_per_minute": "tpm",
     "max_queue_size": "max_queue",
 }
-_WHOLE = {"max_queue_size", "max_queue_bytes", "hedge_from", "concurrency"}
+_WHOLE = {"max_queue_size", "max_queue_bytes", "hedge_from", "hedge_percent", "concurrency"}
 
 
 def limit_changes(**limits: Limit) -> dict[str, Any]:

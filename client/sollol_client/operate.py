@@ -68,6 +68,7 @@ class Operating:
         max_queue_size: Limit = KEEP,
         max_queue_bytes: Limit = KEEP,
         hedge_from: Limit = KEEP,
+        hedge_percent: Limit = KEEP,
         model: str = "",
     ) -> None:
         """Change limits; None = none. A job beyond them gets QueueFull at once.
@@ -76,9 +77,13 @@ class Operating:
             max_queue_size: jobs that wait: in all, or for `model`.
             max_queue_bytes: of all unfinished jobs' bodies.
             hedge_from: jobs of this priority and above may run twice when they are late; 11 = none.
+            hedge_percent: by how much second copies of late jobs may add to a model's work; None = 5, 0 = none run.
         """
         wanted = limit_changes(
-            max_queue_size=max_queue_size, max_queue_bytes=max_queue_bytes, hedge_from=hedge_from
+            max_queue_size=max_queue_size,
+            max_queue_bytes=max_queue_bytes,
+            hedge_from=hedge_from,
+            hedge_percent=hedge_percent,
         )
         self._ask(lambda session: session.operations.set_limits(wanted, model=model))
 
@@ -182,11 +187,15 @@ class AsyncOperating:
         max_queue_size: Limit = KEEP,
         max_queue_bytes: Limit = KEEP,
         hedge_from: Limit = KEEP,
+        hedge_percent: Limit = KEEP,
         model: str = "",
     ) -> None:
         """Change limits; None = none. A job beyond them gets QueueFull at once."""
         wanted = limit_changes(
-            max_queue_size=max_queue_size, max_queue_bytes=max_queue_bytes, hedge_from=hedge_from
+            max_queue_size=max_queue_size,
+            max_queue_bytes=max_queue_bytes,
+            hedge_from=hedge_from,
+            hedge_percent=hedge_percent,
         )
         await self.session.operations.set_limits(wanted, model=model)
 

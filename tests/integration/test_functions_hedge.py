@@ -9,6 +9,8 @@ import pytest
 
 from fabric_kit import LEASE_MS, Fabric, fabric_at, ids
 from sollol_broker import Claimed, Lease
+from sollol_broker.operations import Operations
+from sollol_broker.policy import limit_changes
 
 
 @pytest.fixture
@@ -117,6 +119,17 @@ async def test_lateness_is_learned(fabric: Fabric) -> None:
     due = float(await fabric.call("ZSCORE", fabric.keys.hedges, "j1")) - await fabric.now_ms()
     # 95 % of the runs took at most twice what was predicted; bins are an eighth of a doubling wide.
     assert 1.9 * claimed.predicted_ms - 100 < due < 2.3 * claimed.predicted_ms
+
+
+@pytest.mark.parametrize(("percent", "copies"), [(0, 0), (5, 1), (30, 2), (100, 3)])
+async def test_second_copies_may_add_so_much_to_the_work(fabric: Fabric, percent: int, copies: int) -> None:
+    await Operations(fabric.broker).set_limits(limit_changes(hedge_percent=percent))
+    for number in range(4):
+        await fabric.submit(f"before{number}")
+        await fabric.broker.finish((await fabric.claim_one("w1")).lease, b"x", used=fabric.used())
+    for number in range(3):
+        await _late(fabric, f"j{number}")
+    assert len(ids([each for _ in range(3) for each in await fabric.claim("w2")])) == copies
 
 
 async def test_no_second_copy_on_the_same_node_nor_without_the_means(fabric: Fabric) -> None:

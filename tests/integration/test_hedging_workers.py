@@ -174,6 +174,6 @@ async def test_second_copies_are_a_twentieth_of_the_work(redis_url: str, client:
 
 
 async def test_without_a_budget_all_would_run_twice(redis_url: str, client: AsyncClient) -> None:
-    spendthrift = mutant("local HEDGE_SHARE = 0.05 ", "local HEDGE_SHARE = 50 ")
+    spendthrift = mutant("local HEDGE_PERCENT = 5 ", "local HEDGE_PERCENT = 5000 ")
     hedges, jobs = await _extra_work(redis_url, client, spendthrift)
     assert hedges > 0.05 * jobs + 1

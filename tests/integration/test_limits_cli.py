@@ -34,12 +34,14 @@ def test_limits_are_set_shown_and_taken_away(redis_url: str) -> None:
     assert said.stdout.split() == ["waiting", "jobs", "0,", "no", "limit"]
     assert "sollol limits set --max-queue N" in said.stderr
     run(redis_url, "limits", "set", "--max-queue", "500", "--max-bytes", "2GiB", "--hedge-from", "11")
+    run(redis_url, "limits", "set", "--hedge-percent", "20")
     run(redis_url, "limits", "set", "--model", "Tiny:latest", "--max-queue", "1k")
     found = shown(redis_url, "limits", "app", "web", "--weight", "2.5", "--rpm", "60", "--concurrency", "3")
     assert found == {
         "max_queue_size": 500,
         "max_queue_bytes": 2 * 1024**3,
         "hedge_from": 11,
+        "hedge_percent": 20,
         "models": {"tiny": 1000},
         "apps": {
             "web": {
@@ -55,11 +57,19 @@ def test_limits_are_set_shown_and_taken_away(redis_url: str) -> None:
         "bytes": 0,
     }
     table = run(redis_url, "limits").stdout
-    for words in ("0, at most 500", "0 B of at most 2.0 GiB", "waiting for tiny", "at most 1,000", "never"):
+    for words in (
+        "0, at most 500",
+        "0 B of at most 2.0 GiB",
+        "waiting for tiny",
+        "at most 1,000",
+        "never",
+        "20 %",
+    ):
         assert words in table
     assert ["web", "2.5", "0/3", "-", "60", "-"] in [line.split() for line in table.splitlines()]
 
     run(redis_url, "limits", "set", "--max-queue", "none", "--max-bytes", "none", "--hedge-from", "none")
+    run(redis_url, "limits", "set", "--hedge-percent", "none")
     run(redis_url, "limits", "set", "--model", "tiny", "--max-queue", "none")
     run(redis_url, "limits", "app", "web", "--weight", "none", "--rpm", "none")
     with Client(redis_url) as client:

@@ -1,6 +1,7 @@
 -- Admission: what is refused before it is taken in, and when it may be tried again.
 -- F:policy fields: max_queue, max_bytes (of the fabric), max_queue:MODEL, app:APP = msgpack
--- {weight, concurrency, rpm, tpm, max_queue}, hedge_from (priority from which late jobs are hedged; 11 = none)
+-- {weight, concurrency, rpm, tpm, max_queue}, hedge_from (priority from which late jobs are hedged; 11 = none), hedge_percent
+-- (see _hedge.lua)
 local MEMORY_LOOK_MS = 250                 -- INFO costs 20 us: look this often, not at each job
 local MEMORY_SHARE = 0.85                  -- of maxmemory; the rest is for answers of the jobs already accepted
 local HEDGE_FROM = 9

@@ -4,7 +4,7 @@ local HEDGE_QUANTILE = 0.95
 local HEDGE_MIN_SEEN = 20                  -- runs before the quantile is believed
 local HEDGE_UNKNOWN_RATIO = 3              -- real to predicted time, until then
 local HEDGE_MIN_MS = 250                   -- nobody notices less
-local HEDGE_SHARE = 0.05                   -- extra work that may be done, of the work of the last runs
+local HEDGE_PERCENT = 5                    -- extra work that may be done, of the work of the last runs
 local LATE_STEPS, LATE_FURTHEST = 8, 80    -- bins per doubling of real to predicted time; most bins each way
 local LATE_KEPT = 1024                     -- runs, then all that is counted is halved
 
@@ -46,8 +46,9 @@ end
 
 -- Whether so much more work may be done on a model for second copies; a first one always may.
 local function may_hedge(F, model)
+  local percent = tonumber(redis.call('HGET', F .. ':policy', 'hedge_percent') or HEDGE_PERCENT)
   local h = redis.call('HMGET', learned_key(F, model), 'work', 'extra')
-  return tonumber(h[2] or 0) <= HEDGE_SHARE * tonumber(h[1] or 0)
+  return percent > 0 and tonumber(h[2] or 0) <= percent / 100 * tonumber(h[1] or 0)
 end
 
 -- Says when a job that is now running counts as late; wakes an idle worker, so that it knows when to look.

@@ -1,8 +1,8 @@
 -- policy: change the limits of queues and the quota of an application; _admit.lua keeps them. Safe to repeat.
 -- KEYS 1 fabric prefix
 -- ARGV 1 model name, '' none 2 key part of the model 3 app, '' none 4 key part of the app
---      5 changes (msgpack map, false takes a limit away): max_queue, max_bytes and hedge_from of the fabric; max_queue of
---        the model if one is named; weight, concurrency, rpm, tpm and max_queue of the application if one is named
+--      5 changes (msgpack map, false takes a limit away): max_queue, max_bytes, hedge_from and hedge_percent of the
+--        fabric; max_queue of the model if one is named; weight, concurrency, rpm, tpm and max_queue of the application if one is named
 -- returns 1
 local function set_quota(policy, app, key, changes)
   local ok, quota = pcall(cmsgpack.unpack, redis.call('HGET', policy, key) or '')

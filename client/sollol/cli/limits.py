@@ -74,6 +74,8 @@ def limits(ctx: click.Context, url: str, as_json: bool) -> None:
               help="Of all unfinished jobs' bodies, such as 2GiB.")  # fmt: skip
 @click.option("--hedge-from", callback=_whole, metavar="0-11|none",
               help="Jobs of this priority and above may run twice when late; 11 = never.")  # fmt: skip
+@click.option("--hedge-percent", callback=_whole, metavar="N|none",
+              help="By how much second copies of late jobs may add to a model's work; usually 5.")  # fmt: skip
 @click.option("--model", default="", metavar="NAME", help="The model whose queue is meant.")
 @fabric_options
 def set_limits(url: str, as_json: bool, model: str, **given: Any) -> None:
@@ -130,6 +132,8 @@ def _show(found: Limits) -> None:
     if found.hedge_from is not None:
         never = "never" if found.hedge_from > 10 else f"from priority {found.hedge_from}"
         rows.append(("late jobs run twice", never))
+    if found.hedge_percent is not None:
+        rows.append(("second copies", f"at most {found.hedge_percent} % of a model's work"))
     output.print_lines([(Cell(name, "dim"), value) for name, value in rows])
     if found.apps:
         output.say("")
