@@ -36,6 +36,10 @@ test: lint .venv/.test-packages-stamp ## lint, then the unit, integration, model
 	  $(BIN)/python -m pytest -q "tests/$$part"; \
 	done
 
+.PHONY: storm
+storm: .venv/.dev-stamp ## the long storms: 10 times 2,000 jobs and 200 kills and freezes; prints a table (15 minutes)
+	@exec $(BIN)/python tests/fault/run_storm.py $(STORM)
+
 .PHONY: lint
 lint: .venv/.dev-stamp ## check style, format, types and which room imports which
 	@$(say) "ruff check" && $(BIN)/ruff check --quiet .

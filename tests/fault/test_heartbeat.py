@@ -1,25 +1,31 @@
-"""A worker whose event loop stands still for two leases: its heartbeat, in a thread of its own, keeps them all."""
+"""The heartbeat keeps all leases through a blocked event loop, and lets go in time where Redis is out of reach."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis.asyncio
 from accounts import Asked, hear_all, read_ledger
+from chaos_proxy import ChaosProxy
 from ledger import Ledger
 
-from fabric import thread_loop, worker
+from fabric import let_tokens_flow, thread_loop, worker
 from sollol_broker.keys import Keys
 from sollol_client import AsyncClient
 from sollol_worker_agent.backends import EchoBackend, End, Piece, Timeouts
+from sollol_worker_agent.doubles import DoubleModel, OllamaDouble
 from sollol_worker_agent.heartbeat import Heartbeat
+from waiting import wait_until
 
 _JOBS = 200
 _LEASE_SECONDS = 1.0
+_TEXT = "the quick brown fox jumps over the lazy dog"
 _BLOCKED_SECONDS = 2.2 * _LEASE_SECONDS
 
 
@@ -84,6 +90,48 @@ async def test_a_heartbeat_in_the_event_loop_is_found_out_and_still_doubles_noth
     ledger, requeued = await _block(redis_url, sleep)
     assert requeued > 0
     assert not ledger.findings, str(ledger)
+
+
+async def test_a_worker_in_a_black_hole_stops_before_another_one_begins(redis_url: str) -> None:
+    abandoned, ledger = await _black_hole(redis_url)
+    assert abandoned == 1
+    assert not ledger.findings, str(ledger)
+
+
+async def test_a_worker_that_never_gives_up_is_found_out_and_still_doubles_nothing(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sollol_worker_agent.heartbeat._GIVE_UP_SHARE", math.inf)
+    abandoned, ledger = await _black_hole(redis_url)
+    assert abandoned == 0
+    assert not ledger.findings, str(ledger)
+
+
+async def _black_hole(redis_url: str) -> tuple[int, Ledger]:
+    """A worker is cut off in mid-answer, and another one takes over.
+
+    How many backends had been left alone by the time that the other one began, and the sum.
+    """
+    async with (
+        ChaosProxy(urlsplit(redis_url).path) as proxy,
+        OllamaDouble([DoubleModel("tiny", answer=_TEXT)]) as first,
+        OllamaDouble([DoubleModel("tiny", answer=_TEXT)]) as second,
+        AsyncClient(redis_url) as client,
+        redis.asyncio.Redis.from_url(redis_url) as raw,
+        worker(proxy.url, first.url, lease_seconds=_LEASE_SECONDS),
+    ):
+        first.tokens_may_flow.clear()
+        asked = [Asked(client.submit(chat="hi", model="tiny", stream=True, cache=False), _TEXT, streams=True)]
+        await let_tokens_flow(first, 3)
+        proxy.up_flows.clear()
+        async with worker(redis_url, second.url, node="n2", lease_seconds=_LEASE_SECONDS):
+            await wait_until(lambda: second.seen.requests, timeout=10, what="the other worker to begin")
+            abandoned = first.seen.abandoned
+            proxy.up_flows.set()
+            first.tokens_may_flow.set()
+            told = await hear_all(asked, patience_seconds=20)
+            await wait_until(lambda: not first.seen.generating, timeout=10, what="the zombie to end")
+        return abandoned, await read_ledger(raw, Keys(), asked, told)
 
 
 async def _block(redis_url: str, block: Callable[[float], None]) -> tuple[Ledger, int]:

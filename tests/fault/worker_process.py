@@ -64,7 +64,9 @@ class DeadlyEcho(EchoBackend):
 
 def run(plan: WorkerPlan, node: str, log: Path | None = None) -> None:
     """Work until killed."""
-    if log is not None:
+    if log is None:
+        logging.disable()  # faults by the hundred: each worker would tell of each
+    else:
         logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
     asyncio.run(_work(plan, node))
 
