@@ -178,10 +178,10 @@ class AsyncJob(Watcher):
         """Cancel the job, waiting or running: its slot is freed. False when it has already ended."""
         if self.done():
             return False
-        cancelled = await self._cancel(self._sent_id)
-        if not self._done.done():
+        cancelled = bool(await self._cancel(self._sent_id) == "cancelled")
+        if cancelled and not self._done.done():
             self._settle(JobCancelled(f"job {self.id} was cancelled"))
-        return bool(cancelled == "cancelled")
+        return cancelled  # if not, its end is on its way here
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """New text as it is made, until the job ends. Text goes to one reader: iterate once."""

@@ -202,7 +202,14 @@ class Session:
             for each in sharers:
                 self._receiver.end_as(each, JobState.CANCELLED)
             return JobState.CANCELLED.value
-        return await self.broker.cancel(job_id)
+        word = await self.broker.cancel(job_id)
+        here = followings.of(job_id)
+        if word == "unknown" and any(each.request is not None for each in here):
+            word = JobState.CANCELLED.value  # Redis has lost it, and nobody may send it again
+        if word == JobState.CANCELLED:
+            for each in here:
+                self._receiver.end_as(each, JobState.CANCELLED)
+        return word
 
     def cancel_soon(self, job_id: str) -> None:
         """Cancel a job without waiting; `close` lets the cancel arrive."""

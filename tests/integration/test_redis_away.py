@@ -11,7 +11,7 @@ import redis.asyncio
 from fabric import CHAT_MODEL, let_tokens_flow, worker
 from sollol import AsyncClient
 from sollol_broker.embedded import EmbeddedBroker
-from sollol_broker.errors import BackendError
+from sollol_broker.errors import BackendError, JobCancelled
 from sollol_broker.keys import Keys
 from sollol_client import AsyncJob
 from sollol_worker_agent.doubles import DoubleModel, OllamaDouble
@@ -94,6 +94,24 @@ async def test_a_redis_that_forgets_all_gets_the_jobs_again(redis_url: str, olla
     assert set(texts) == {FOX}
     assert pieces == FOX, "the second run counts its pieces anew, and still none is doubled or lacking"
     assert known == before
+
+
+async def test_a_cancelled_job_that_redis_has_lost_is_not_sent_again(
+    redis_url: str, ollama: OllamaDouble
+) -> None:
+    async with (
+        worker(redis_url, ollama.url),
+        AsyncClient(redis_url) as client,
+        redis.asyncio.Redis.from_url(redis_url) as raw,
+    ):
+        ollama.tokens_may_flow.clear()
+        job = client.submit(chat="hi", model="tiny")
+        await _until_asked(ollama, 1)
+        await raw.flushall()
+        assert await job.cancel()
+        with pytest.raises(JobCancelled):
+            await job
+        assert client.session._receiver.followings.all() == []
 
 
 async def test_a_second_run_after_a_redis_that_forgot_is_never_mixed_with_the_first(
