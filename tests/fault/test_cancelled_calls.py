@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from fabric import worker
 from sollol_broker import Broker, parse_url
 from sollol_broker.link import Link
 from sollol_broker.wire import Wire
-from sollol_client import AsyncClient
 
 _CALLS = 3000
 
@@ -47,18 +45,6 @@ async def test_a_connection_that_forgets_cancelled_calls_is_found_out(
     monkeypatch.setattr(Wire, "send", forgetting)
     mismatched, _ = await _echo_all(link)
     assert mismatched > 0
-
-
-async def test_waits_for_3000_jobs_half_of_them_cancelled_mismatch_no_answer(redis_url: str) -> None:
-    async with worker(redis_url, "echo://?slots=64&models=echo"), AsyncClient(redis_url) as client:
-
-        async def ask(number: int) -> bool:
-            job = client.submit(chat=f"job {number}", model="echo", cache=False)
-            return (await job).text == f"job {number}"
-
-        matched, cancelled = await _half_cancelled(ask)
-    assert (matched.count(False), len(matched) + cancelled) == (0, _CALLS)
-    assert cancelled > _CALLS / 4
 
 
 async def _echo_all(link: Link) -> tuple[int, int]:

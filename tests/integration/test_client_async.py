@@ -160,7 +160,9 @@ async def test_close_ends_those_who_wait(redis_url: str, ollama: OllamaDouble) -
 async def test_3000_at_once_half_of_them_abandoned_each_answer_meets_its_question(redis_url: str) -> None:
     chance = random.Random(3000)
     backend = "echo://?slots=64&models=echo"
-    async with worker(redis_url, backend, lease_seconds=10), AsyncClient(redis_url) as client:
+    # Making 3,000 jobs keeps the worker's event loop waiting, which is this one; its advert must outlive that.
+    patient = worker(redis_url, backend, lease_seconds=10, advertise_seconds=10)
+    async with patient, AsyncClient(redis_url) as client:
 
         async def ask(number: int) -> str:
             return (await client.submit(chat=f"question {number}", model="echo")).text
