@@ -37,6 +37,8 @@ class Weights:
             waited this long, and this many loads, on a worker that has served as long since its last load.
         overtaking_ms: the lead in rank that counts as much as a whole prompt and answer saved: what is cached lets
             a job overtake so far at most.
+        size: of jobs that suit a worker equally well, as those for several models in memory do, one yields to
+            shorter ones for so many times its own time. Within a queue the order sees to that.
     """
 
     backlog: float = 3.0
@@ -46,6 +48,7 @@ class Weights:
     cold_patience_ms: float = 30_000.0
     cold_patience_loads: float = 3.0
     overtaking_ms: float = 10_000.0
+    size: float = 8.0
 
 
 DEFAULT_WEIGHTS = Weights()
@@ -209,7 +212,7 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
 
 
 def choose(offers: Sequence[Offer], jobs: Sequence[Waiting], weights: Weights = DEFAULT_WEIGHTS) -> Choice:
-    """The job to take: the least value among those that pass; of equal ones, the one that waited longest.
+    """The job to take: the least value among those that pass; of equal ones, the one that waited longest for its size.
 
     When none passes: at which backlog, and after which time, one would.
     """
@@ -224,12 +227,16 @@ def choose(offers: Sequence[Offer], jobs: Sequence[Waiting], weights: Weights = 
             best is None
             or best_bid is None
             or bid.value < best_bid.value
-            or (bid.value == best_bid.value and job.waited_ms > jobs[best].waited_ms)
+            or (bid.value == best_bid.value and _age(job, bid, weights) > _age(jobs[best], best_bid, weights))
         ):
             best, best_bid = index, bid
     if best is not None:
         return Choice(best, best_bid)
     return Choice(None, None, needed, again)
+
+
+def _age(job: Waiting, bid: Bid, weights: Weights) -> float:
+    return job.waited_ms - weights.size * bid.own_ms
 
 
 def _is_due(offer: Offer, job: Waiting, weights: Weights) -> bool:

@@ -149,6 +149,18 @@ _LATE = replace(_JOB, offer=1, waited_ms=30_000)
         pytest.param(
             [_HERE, _HERE], [_JOB, replace(_JOB, offer=1, waited_ms=1)], 1, id="5 of equals the one that waited longest"
         ),
+        pytest.param(
+            [_HERE, _HERE],
+            [replace(_JOB, waited_ms=5_000), replace(_JOB, offer=1, output_tokens=50, waited_ms=2_000)],
+            1,
+            id="5 for its size: 8 x 600 ms make up for 3,000",
+        ),
+        pytest.param(
+            [_HERE, _HERE],
+            [replace(_JOB, waited_ms=7_000), replace(_JOB, offer=1, output_tokens=50, waited_ms=2_000)],
+            0,
+            id="5 but not for 5,000",
+        ),
     ],
 )  # fmt: skip
 def test_choose(offers: list[Offer], jobs: list[Waiting], chosen: int | None) -> None:

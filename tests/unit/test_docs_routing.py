@@ -30,6 +30,7 @@ def test_the_numbers_are_those_of_the_code() -> None:
     assert f"`ratio ≤ {weights.most_ratio:g}`" in text
     assert f"`ratio + {weights.regret:g} × place in line ÷ capacity`" in text
     assert f"{SIZE_WEIGHT:g} × (cost − usual cost)" in text
+    assert f"less {weights.size:g} times their own" in text
     starts = " | ".join(f"{head_start_ms(priority) / 1000:.0f}" for priority in range(10, -1, -1))
     assert f"head start given away, s | {starts} |" in text
 

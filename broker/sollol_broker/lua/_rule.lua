@@ -3,7 +3,7 @@
 --         settled=ms, others={{cap=n, load=ms, a=ms, b=ms, crowding=factor}, …}}
 -- job    {offer=index, position=n, prompt=tokens, cached=tokens, output=tokens, waited=ms, batch=boolean, bound=boolean, behind=ms}
 local WEIGHTS = {backlog = 3, regret = 0.03, patience = 1, most_ratio = 6, cold_patience_ms = 30000, cold_patience_loads = 3,
-  overtaking_ms = 10000}
+  overtaking_ms = 10000, size = 8}
 local TYPICAL_PROMPT, TYPICAL_OUTPUT = 512, 128
 local ALONE_CAPACITY = 4
 local MOST_SHARING_A_LOAD = 8
@@ -49,6 +49,8 @@ local function weigh(offer, job, w)
     needed = needed, left = left}
 end
 
+local function age(job, bid, w) return job.waited - w.size * bid.own end
+
 -- returns index and bid of the job to take, or nil, nil, the backlog at which one would be taken, ms until patience ends
 local function choose(offers, jobs, w)
   local best, best_bid
@@ -59,7 +61,7 @@ local function choose(offers, jobs, w)
       job.bid = bid
       if not bid.takes then
         needed, again = math.min(needed, bid.needed), math.min(again, bid.left)
-      elseif not best or bid.value < best_bid.value or (bid.value == best_bid.value and job.waited > jobs[best].waited) then
+      elseif not best or bid.value < best_bid.value or (bid.value == best_bid.value and age(job, bid, w) > age(jobs[best], best_bid, w)) then
         best, best_bid = i, bid
       end
     end
