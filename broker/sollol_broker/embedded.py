@@ -313,6 +313,8 @@ class EmbeddedBroker:
             # A queue must refuse new work rather than forget accepted work.
             "maxmemory-policy": "noeviction",
             "loglevel": "warning",
+            # The longest argument there is: an answer of 128 MiB. More is refused before it takes memory.
+            "proto-max-bulk-len": 129 * 1024 * 1024,
             # These three would write arguments, and so prompts, where no TTL reaches them.
             "slowlog-log-slower-than": -1,
             "slowlog-max-len": 0,

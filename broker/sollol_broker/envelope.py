@@ -6,13 +6,15 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .codec import pack, unpack
+from .codec import pack, unpack_request
 from .errors import InvalidJob
 from .words import JobKind
 
 M = TypeVar("M", bound=BaseModel)
 MAX_ENVELOPE_BYTES = 1024 * 1024
 MAX_BLOB_BYTES = 32 * 1024 * 1024
+# Of all of a job's pictures together.
+MAX_BLOBS_BYTES = 128 * 1024 * 1024
 MAX_ANSWER_BYTES = 128 * 1024 * 1024
 
 
@@ -93,7 +95,7 @@ class Envelope(BaseModel):
                 field="payload",
             )
         # What a worker would refuse (a key that is no text, a list beyond its limits) is refused here.
-        unpack(data, max_bytes=MAX_ENVELOPE_BYTES)
+        unpack_request(data, max_bytes=MAX_ENVELOPE_BYTES)
         return data
 
     @classmethod
@@ -103,7 +105,7 @@ class Envelope(BaseModel):
         Raises:
             InvalidJob: malformed, too large, of another version, or with unknown fields.
         """
-        plain = unpack(data, max_bytes=MAX_ENVELOPE_BYTES)
+        plain = unpack_request(data, max_bytes=MAX_ENVELOPE_BYTES)
         if not isinstance(plain, dict):
             raise InvalidJob("the envelope is not a map")
         return checked(cls, plain)

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .envelope import MAX_BLOB_BYTES
+from .envelope import MAX_BLOB_BYTES, MAX_BLOBS_BYTES
 from .errors import InvalidJob
 
 # The reference that stands where a picture stood.
@@ -19,7 +19,7 @@ def take_blobs_out(payload: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[by
     A picture is base64 text, as Ollama takes it, or raw bytes.
 
     Raises:
-        InvalidJob: not base64, or over 32 MiB.
+        InvalidJob: not base64, over 32 MiB, or over 128 MiB all together.
     """
     blobs: list[bytes] = []
 
@@ -29,6 +29,12 @@ def take_blobs_out(payload: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[by
         references = []
         for index, image in enumerate(images):
             blobs.append(_picture(image, f"{field}[{index}]"))
+            if sum(map(len, blobs)) > MAX_BLOBS_BYTES:
+                raise InvalidJob(
+                    f"{field}: all pictures together have more than {MAX_BLOBS_BYTES:,} bytes (128 MiB): "
+                    "send several jobs",
+                    field=field,
+                )
             references.append({_REFERENCE: len(blobs) - 1})
         return references
 

@@ -20,6 +20,37 @@ local function is_readable(needs)
   return (vram == 'nil' or vram == 'number') and (labels == 'nil' or labels == 'table')
 end
 
+-- Clients refuse more than this (envelope.py); the rest is for what sealing adds. A number that is none would end the call
+-- half done.
+local SEALED_BYTES = 256
+local MOST_ENVELOPE, MOST_BLOB, MOST_BLOBS = 1048576 + SEALED_BYTES, 33554432 + SEALED_BYTES, 134217728
+local MOST_FIELD = 65536
+local NUMBERS = {6, 7, 9, 11, 12, 13, 14, 15}
+
+-- What is wrong with the arguments; nil: nothing.
+local function fault(a)
+  if #a < 23 then return 'arguments are missing' end
+  if not string.match(a[1], '^[%w._~-]+$') or #a[1] > 200 then return 'a job id is of [A-Za-z0-9._~-], at most 200' end
+  if not string.match(a[17], '^%x*$') or #a[17] > 16 then return 'an affinity is of [0-9a-f], at most 16' end
+  for i = 1, 22 do
+    if #a[i] > MOST_FIELD then return 'argument ' .. i .. ' is too long' end
+  end
+  for _, i in ipairs(NUMBERS) do
+    local n = tonumber(a[i])
+    if not n or not (n >= 0 and n < 1e15) then return 'argument ' .. i .. ' is no number from 0' end
+  end
+  if tonumber(a[6]) > 10 or tonumber(a[6]) % 1 ~= 0 then return 'a priority is a whole number from 0 to 10' end
+  if not is_readable(a[20]) then return 'the requirements are malformed' end
+  if #a[23] > MOST_ENVELOPE then return 'the envelope is longer than 1 MiB' end
+  local blobs = 0
+  for i = 24, #a do
+    if #a[i] > MOST_BLOB then return 'a picture is larger than 32 MiB' end
+    blobs = blobs + #a[i]
+  end
+  if blobs > MOST_BLOBS + (#a - 23) * SEALED_BYTES then return 'the pictures are larger than 128 MiB together' end
+  return nil
+end
+
 -- Prompt tokens, output tokens to expect (the application's own mean for such tasks, capped by what it allows), and how
 -- many runs these and the paces are learned from; and the fastest workers' pace.
 local function expect(F, model, app, task, chars, extra, cap)
@@ -42,10 +73,9 @@ local function shared(F, request)
 end
 
 local function submit(keys, a)
+  local wrong = fault(a)
+  if wrong then return redis.error_reply('ERR ' .. wrong) end
   local F, id, model, app, request = keys[1], a[1], a[3], a[5], a[19]
-  if not string.match(id, '^[%w._~-]+$') then return redis.error_reply('ERR a job id is of [A-Za-z0-9._~-]') end
-  if not string.match(a[17], '^%x*$') or #a[17] > 16 then return redis.error_reply('ERR an affinity is of [0-9a-f], at most 16') end
-  if not is_readable(a[20]) then return redis.error_reply('ERR the requirements are malformed') end
   local job = job_key(F, id)
   local state = redis.call('HGET', job, 'state')
   if state then return {'known', state} end
