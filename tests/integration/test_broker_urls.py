@@ -171,17 +171,7 @@ def sentinel(locked: EmbeddedBroker, tmp_path: Path) -> Iterator[int]:
 async def test_a_sentinel_names_the_primary(sentinel: int) -> None:
     url = f"redis+sentinel://:{_SECRET}@127.0.0.1:{sentinel}/main"
 
-    async def answers() -> bool:
-        broker = Broker(parse_url(url), name="tests")
-        try:
-            with contextlib.suppress(BrokerUnavailable):
-                await broker.open()
-                return True
-            return False
-        finally:
-            await broker.close()
-
-    await wait_until(answers, timeout=10, what="the sentinel to answer")
+    await wait_until(lambda: _opens(url), timeout=10, what="the sentinel to answer")
     await _one_job(url)
     # One sentinel that is down does not matter, wherever it stands in the list.
     await _one_job(f"redis+sentinel://:{_SECRET}@127.0.0.1:1,127.0.0.1:{sentinel}/main/2")
@@ -336,14 +326,7 @@ def tls_redis(
 ) -> Iterator[tuple[int, bool]]:
     """A Redis 7 that speaks TLS itself: its port, and whether it wants a certificate of its clients."""
     port = free_port()
-    directives: dict[str, str | int] = {
-        "tls-port": port,
-        "tls-cert-file": str(certificates.path("server.pem")),
-        "tls-key-file": str(certificates.path("server.key")),
-        "tls-ca-cert-file": str(certificates.path("ca.pem")),
-        "tls-auth-clients": request.param,
-        "requirepass": _SECRET,
-    }
+    directives = _tls_directives(certificates, port) | {"tls-auth-clients": request.param}
     with (
         redis_7_on_path(tmp_path),
         EmbeddedBroker(server="redis", appendonly=False, password=_SECRET, config=directives),
@@ -370,6 +353,89 @@ async def test_a_redis_that_speaks_tls_itself(
     assert "TLS handshake" in await _refusal(f"{where.replace('localhost', '127.0.0.1')}?ca={ca}&{own}")
     assert "refused the login" in await _refusal(f"{where.replace(_SECRET, 'wrong')}?ca={ca}&{own}")
     await _refusal(f"redis://:{_SECRET}@localhost:{port}/0")
+
+
+def _tls_directives(certificates: _Certificates, port: int) -> dict[str, str | int]:
+    """A Redis 7 that speaks TLS with everybody, and only to who shows a certificate."""
+    return {
+        "tls-port": port,
+        "tls-cert-file": str(certificates.path("server.pem")),
+        "tls-key-file": str(certificates.path("server.key")),
+        "tls-ca-cert-file": str(certificates.path("ca.pem")),
+        "tls-replication": "yes",
+        "tls-cluster": "yes",
+    }
+
+
+async def test_tls_to_sentinel_and_to_what_it_names(certificates: _Certificates, tmp_path: Path) -> None:
+    port, watching = free_port(), free_port()
+    own = (
+        f"ca={certificates.path('ca.pem')}&cert={certificates.path('client.pem')}"
+        # Sentinel names addresses, and the certificate is for a name.
+        f"&key={certificates.path('client.key')}&check_hostname=no"
+    )
+    directives = _tls_directives(certificates, port)
+    with (
+        redis_7_on_path(tmp_path),
+        EmbeddedBroker(server="redis", appendonly=False, password=_SECRET, config=directives),
+    ):
+        sentinel = _tls_directives(certificates, watching) | {"port": 0, "bind": "127.0.0.1", "dir": tmp_path}
+        configuration = tmp_path / "sentinel.conf"
+        configuration.write_text(
+            "".join(f"{name} {value}\n" for name, value in sentinel.items())
+            + f"sentinel monitor main 127.0.0.1 {port} 1\nsentinel auth-pass main {_SECRET}\n"
+        )
+        log = tmp_path / "sentinel.log"
+        process = ChildProcess([find_server("redis").path, configuration, "--sentinel"], log=log)
+        try:
+            url = f"rediss+sentinel://:{_SECRET}@localhost:{watching}/main"
+            await wait_until(lambda: _opens(f"{url}?{own}"), timeout=10, what="the sentinel to answer")
+            await _one_job(f"{url}?{own}")
+            await _refusal(f"{url}?ca={certificates.path('stranger.pem')}&check_hostname=no")
+            assert process.poll() is None, last_lines(log)
+        finally:
+            process.stop(patience_seconds=5)
+
+
+async def test_tls_to_a_cluster(certificates: _Certificates, tmp_path: Path) -> None:
+    port = free_port()
+    directives = _tls_directives(certificates, port) | {
+        "cluster-enabled": "yes",
+        "cluster-port": free_port(),
+        "cluster-announce-ip": "127.0.0.1",
+    }
+    own = (
+        f"ca={certificates.path('ca.pem')}&cert={certificates.path('client.pem')}"
+        f"&key={certificates.path('client.key')}&check_hostname=no"
+    )
+    with (
+        redis_7_on_path(tmp_path),
+        EmbeddedBroker(server="redis", appendonly=False, password=_SECRET, config=directives) as server,
+    ):
+        node = Broker(parse_url(server.url), name="tests")
+        try:
+            await node.link.call("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+
+            async def is_whole() -> bool:
+                return b"cluster_state:ok" in await node.link.call("CLUSTER", "INFO")
+
+            await wait_until(is_whole, timeout=10, what="the cluster to form")
+        finally:
+            await node.close()
+        url = f"rediss+cluster://:{_SECRET}@127.0.0.1:{port}"
+        await _one_job(f"{url}?{own}")
+        await _refusal(f"{url}?ca={certificates.path('stranger.pem')}&check_hostname=no")
+
+
+async def _opens(url: str) -> bool:
+    broker = Broker(parse_url(url), name="tests")
+    try:
+        await broker.open()
+    except BrokerUnavailable:
+        return False
+    finally:
+        await broker.close()
+    return True
 
 
 async def test_tls_on_both_sides(redis_url: str, certificates: _Certificates) -> None:
