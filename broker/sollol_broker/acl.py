@@ -42,6 +42,7 @@ _RIGHTS: Final = {
     ("caches",): "rw rw - rw -",
     ("worker", "node", "workers", "serves", "hosts", "shares", "classes", "late"): "r r rw rw r",
     ("pace",): "- - rw rw r",
+    ("estimate",): "- - - rw r",
     ("api_keys",): "- r - - -",
     # What operators, and the leader, have set.
     ("controls", "policy", "leader", "group", "groups", "formable"): "r r r rw r",
@@ -104,7 +105,26 @@ def user(role: Role, fabric: str = "") -> User:
         keys_of_rq = f"{keys.prefix}:rq:*"
         return User(name, ("resetchannels", f"~{keys_of_rq}", f"&{keys_of_rq}", "-@all", *_RQ))
     rights = (f"+{each}" for each in commands(role))
-    return User(name, ("resetchannels", *patterns(role, keys), "-@all", *rights))
+    more = _for_rq(keys) if role is Role.COORDINATOR else ()
+    return User(
+        name, ("resetchannels", *more, *patterns(role, keys), "-@all", *rights, *_selector(role, keys))
+    )
+
+
+def _for_rq(keys: Keys) -> tuple[str, ...]:
+    """The channel on which RQ tells its workers to stop."""
+    return (f"&{keys.prefix}:rq:*",)
+
+
+def _selector(role: Role, keys: Keys) -> tuple[str, ...]:
+    """A second set of rights, for RQ's own keys alone: the commands that RQ needs there."""
+    if role is not Role.COORDINATOR:
+        return ()
+    kinds = ("read", "write", "transaction", "pubsub", "connection", "blocking")
+    rights = (
+        " ".join(f"+@{kind}" for kind in kinds) + " -@dangerous -@scripting -scan -randomkey -dbsize +info"
+    )
+    return (f"(~{keys.prefix}:rq* &{keys.prefix}:rq:* -@all {rights})",)
 
 
 def commands(role: Role) -> list[str]:

@@ -124,6 +124,10 @@ class Keys:
         """Hash: how fast a node has run a model. TTL 30 d."""
         return f"{self.prefix}:pace:{key_part(node)}:{model_key}"
 
+    def estimate(self, model_key: str) -> str:
+        """Hash: by how much the memory of a model was estimated wrongly. TTL 30 d."""
+        return f"{self.prefix}:estimate:{model_key}"
+
     @property
     def leases(self) -> str:
         """Zset: running jobs by lease deadline, Redis time in ms; "ID|h" for a hedge's. Permanent."""
@@ -238,6 +242,6 @@ _PERMANENT = (
 
 
 def is_permanent(key: str) -> bool:
-    """Whether `key` may lack a TTL: it is one of the few that live for ever, or a queue with jobs."""
+    """Whether `key` may lack a TTL: it is one of the few that live for ever, a queue with jobs, or a list of RQ's."""
     _, _, rest = key.partition("}:")
-    return rest in _PERMANENT or rest.startswith(("queue:", "fair:"))
+    return rest in _PERMANENT or rest.startswith(("queue:", "fair:", "rq:"))

@@ -39,6 +39,7 @@ VERBS = (
     "order",
     "reply",
     "formable",
+    "ask",
 )
 
 

@@ -141,3 +141,8 @@ async def set_formable(
         "formable", leader, term, key_part(model), ttl_ms, int(ok), json.dumps(dict(reasons)), note
     )
     return bool(await broker.link.call(*command) >= 0)
+
+
+async def ask_leader(broker: Broker, wish: Mapping[str, Any]) -> bool:
+    """Put a wish to the coordinator that leads; False: there is none. Safe to repeat."""
+    return bool(await broker.link.call(*broker.command("ask", pack(dict(wish)))) == 1)

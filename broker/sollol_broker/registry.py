@@ -54,6 +54,7 @@ class NodeView:
         hardware: gpus, vram_total_mib, vram_free_mib, cpu, ram and load, as last read.
         finished: jobs it has ended, by state. busy_seconds: slot time it has spent on them.
         controls: what an operator has set for it.
+        llama: what it could bring into a group: build, rpc_version, address, files and lent_to; {} = nothing.
     """
 
     name: str
@@ -64,6 +65,7 @@ class NodeView:
     finished: dict[str, int] = field(default_factory=dict)
     busy_seconds: float = 0.0
     controls: Controls = field(default_factory=Controls)
+    llama: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class Registry:
                 finished={state: int(tally[state]) for state in JobState if state in tally},
                 busy_seconds=round(float(tally.get("busy_ms", 0)) / 1000, 3),
                 controls=controls[name],
+                llama=json.loads(h.get("llama", "{}")),
             )
             for (name, workers), h, tally in zip(by_node.items(), hashes, tallies, strict=True)
         ]
@@ -277,7 +280,13 @@ class Registry:
                 has = ", ".join(sorted(worker.models)[:8]) or "no model at all"
                 why = f"it does not have the model; it has {has}"
             reasons[worker.node] = why
-        return reasons
+        return {**reasons, **(await self._group_reasons(wanted))}
+
+    async def _group_reasons(self, model: str) -> dict[str, str]:
+        """Why the nodes cannot serve it together either, as the coordinator told; {} = it did not look."""
+        told = await self._call("HGET", self._broker.keys.formable(key_part(model)), "reasons")
+        reasons = json.loads(told) if told else {}
+        return {str(node): f"no group of nodes could serve it: {why}" for node, why in reasons.items()}
 
     async def _controls(self, nodes: list[str]) -> dict[str, Controls]:
         if not nodes:

@@ -64,6 +64,7 @@ class Entry(StrEnum):
     NOTE = "note"  # to those who wait: x = what is being done meanwhile
     ORDER = "order"  # to a worker, for a group: o = its id, d = data
     REPLY = "reply"  # to whoever gave order o: k = progress, done or failed, d = data
+    ASK = "ask"  # to the leader: a wish, d = data
     HELLO = "hello"  # an inbox came into being
 
 

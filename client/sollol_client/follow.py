@@ -58,6 +58,7 @@ class Follower:
         fence: of the present attempt.
         entry_id: of the entry taken last; "" = none, or its writer did not say.
         news: counts entries taken in, for whoever wants to know that it goes on.
+        note: what is being done for it meanwhile, as its fabric tells; "" = nothing in particular.
         lacks_pieces: some have passed us by; nothing is shown until they have come.
         is_resuming: `after` has not come yet.
     """
@@ -71,6 +72,7 @@ class Follower:
     fence: int = 0
     entry_id: str = ""
     news: int = 0
+    note: str = ""
     lacks_pieces: bool = False
     is_resuming: bool = field(init=False)
     _newest: EntryOrder = (0, 0)
@@ -95,6 +97,9 @@ class Follower:
             self._newest, self.entry_id = max(at, self._newest), entry[b"e"].decode()
             if self.is_resuming and self.after is not None and at > self.after:
                 self._break_off()
+        if kind == Entry.NOTE:
+            self.news, self.note = self.news + 1, entry[b"x"].decode(errors="replace")
+            return None
         if kind == Entry.END:
             piece = self._end(JobState(entry[b"x"].decode()), entry[b"d"], fence, at)
         else:

@@ -15,7 +15,18 @@ from .request import Request
 
 
 class Watcher:
-    """Who waits for a job; subclassed by the sync and the async job."""
+    """Who waits for a job; subclassed by the sync and the async job.
+
+    Attributes:
+        note: what is being done for the job while it waits, such as "forming group g-1a2b3c: loading 42 %, ~35 s";
+            "" = nothing in particular.
+    """
+
+    note: str = ""
+
+    def on_note(self, note: str) -> None:
+        """Something is being done for the job."""
+        self.note = note
 
     def on_id(self, job_id: str) -> None:
         """The job goes on under another id: that of an equal request, or its own after all."""

@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 from sollol_broker import controls
 from sollol_broker.explain import Explanation
+from sollol_broker.groups import GroupView, read_groups
 from sollol_broker.operations import Controlled, DeadLetter
+from sollol_broker.orders import ask_leader
 from sollol_broker.policy import KEEP, Limit, Limits, Share, limit_changes, quota_changes
 
 from .session import Session
@@ -112,6 +114,16 @@ class Operating:
             max_queue_size=max_queue_size,
         )
         self._ask(lambda session: session.operations.set_quota(app, wanted))
+
+    def groups(self) -> list[GroupView]:
+        """The groups of nodes that serve one model together, the oldest first."""
+        return self._ask(lambda session: read_groups(session.broker))
+
+    def dissolve_group(self, name: str) -> bool:
+        """End a group, by its id or its model; False: no coordinator is there to do it. Jobs that still need it
+        have it formed again.
+        """
+        return self._ask(lambda session: ask_leader(session.broker, {"dissolve": name}))
 
     def dead(self, limit: int = 100) -> list[DeadLetter]:
         """The jobs that took too many workers down with them, the latest first. They are kept for 7 days."""
@@ -218,6 +230,14 @@ class AsyncOperating:
             max_queue_size=max_queue_size,
         )
         await self.session.operations.set_quota(app, wanted)
+
+    async def groups(self) -> list[GroupView]:
+        """The groups of nodes that serve one model together, the oldest first."""
+        return await read_groups(self.session.broker)
+
+    async def dissolve_group(self, name: str) -> bool:
+        """End a group, by its id or its model; False: no coordinator is there to do it."""
+        return await ask_leader(self.session.broker, {"dissolve": name})
 
     async def dead(self, limit: int = 100) -> list[DeadLetter]:
         """The jobs that took too many workers down with them, the latest first. They are kept for 7 days."""

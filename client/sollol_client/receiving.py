@@ -104,6 +104,8 @@ class Receiver:
             return
         if piece is not None:
             following.watcher.on_piece(piece)
+        if following.follower.note != following.watcher.note:
+            following.watcher.on_note(following.follower.note)
         if following.follower.broken is not None and not following.is_broken:
             following.is_broken = True
             following.watcher.on_break(following.follower.broken)

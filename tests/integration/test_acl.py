@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -300,6 +302,62 @@ async def test_dead_workers_are_reaped_and_dead_letters_retried(at_work: Locked)
 
 
 # --- what is refused is told
+
+
+def test_a_coordinator_runs_its_control_jobs(locked: Locked, tmp_path: Path) -> None:
+    """RQ needs commands of its own; they reach RQ's keys and no others."""
+    log, url = tmp_path / "log", locked.url(Role.COORDINATOR)
+    with log.open("wb") as output:
+        coordinator = subprocess.Popen(
+            [sys.executable, "-m", "sollol_coordinator.cli", "--redis", url, "--metrics", "off"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PUT_A_CONTROL_JOB, url],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        coordinator.terminate()
+        coordinator.wait(20)
+
+    assert "JSONDecodeError" in done.stdout, done.stdout + done.stderr + log.read_text()
+    assert "NOPERM" not in log.read_text()
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        locked.raw(Role.COORDINATOR).rpush(f"{F}:controls", "x")
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        locked.raw(Role.COORDINATOR).eval("return 1", 0)
+
+
+_PUT_A_CONTROL_JOB = """
+import asyncio, sys
+from sollol_broker.groups import GroupState, GroupView
+from sollol_broker.url import parse
+from sollol_coordinator.decide import Rules
+from sollol_coordinator.estimate import NO_CORRECTION
+from sollol_coordinator.rq_prefix import keep_rq_inside
+
+class NoFacts:
+    def to_json(self):
+        return "no JSON"
+
+async def main():
+    url = parse(sys.argv[1])
+    keep_rq_inside(url.fabric)
+    from sollol_coordinator.queue import RqQueue
+    queue = RqQueue(url)
+    group = GroupView("g-1", "big", GroupState.FORMING, "n1", (("n1", "w1"),))
+    job = await queue.put("nobody", 1, group, NoFacts(), Rules(), NO_CORRECTION)
+    while (outcome := await queue.outcome(job)) is None:
+        await asyncio.sleep(0.1)
+    print(outcome.why)
+
+asyncio.run(main())
+"""
 
 
 async def test_a_role_that_is_too_small_is_told(locked: Locked) -> None:

@@ -171,8 +171,8 @@ async def _says(url: str, model: str, words: int = 20) -> str:
 async def test_two_nodes_serve_a_model_together(nodes: Nodes, toy_llama_server: str) -> None:
     report = (await nodes.form())["report"]
 
-    assert report["RPC0 model"] > 0
-    assert report["CPU_Mapped model"] > 0
+    assert report["member model"] > 0
+    assert report["head model"] > 0
     alone = _agent_of(nodes.url, "alone", toy_llama_server)
     await alone.start()
     try:

@@ -18,8 +18,8 @@ _SINGLES = (
     *("leases", "delayed", "deadlines", "dead", "ended", "workers", "apps", "models", "stats", "limits"),
     *("hedges", "crashes", "controls", "policy", "caches", "leader", "groups"),
 )
-# Written and read by workers alone.
-_PYTHON_ONLY = {"pace"}
+# Written and read by workers, or the coordinator, alone.
+_PYTHON_ONLY = {"pace", "estimate"}
 
 
 def _lua_key(family: str, prefix: str, part: str) -> str:

@@ -44,16 +44,16 @@ def test_reads_what_a_load_reported(tmp_path: Path) -> None:
         "0.00.084 I load_tensors:   CPU_Mapped model buffer size =    28.69 MiB\n"
         "0.00.085 I llama_kv_cache: RPC0[127.0.0.1:51001] KV buffer size =    24.00 MiB\n"
         "0.00.085 I llama_kv_cache: RPC0[127.0.0.1:51001] KV buffer size =     6.00 MiB\n"
-        "0.00.113 I sched_reserve: RPC0[127.0.0.1:51001] compute buffer size =    14.38 MiB\n"
+        "0.00.113 I sched_reserve: RPC0[127.0.0.1:51002] compute buffer size =    14.38 MiB\n"
     )
 
-    assert read_buffers(log) == {
-        "RPC0 model": 33.82,
-        "CPU_Mapped model": 28.69,
-        "RPC0 KV": 30.0,
-        "RPC0 compute": 14.38,
+    assert read_buffers(log, "head", {51001: "gpu-2", 51002: "gpu-3"}) == {
+        "gpu-2 model": 33.82,
+        "head model": 28.69,
+        "gpu-2 KV": 30.0,
+        "gpu-3 compute": 14.38,
     }
-    assert read_buffers(tmp_path / "none") == {}
+    assert read_buffers(tmp_path / "none", "head", {}) == {}
 
 
 def test_reads_the_devices_that_llama_server_lists() -> None:

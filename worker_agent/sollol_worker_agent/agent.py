@@ -161,7 +161,9 @@ class Agent:
             self._loop.call_soon_threadsafe(self._puller.call_off, lease.job_id, lease.fence)
 
     def _more_of_node(self) -> dict[str, str]:
-        return {} if self._desk is None else {"llama": json.dumps(self._desk.advert())}
+        if self._desk is None:
+            return {}
+        return {"llama": json.dumps({"worker": self.worker, **self._desk.advert()})}
 
     def _rewind(self) -> None:
         self._inbox.rewind()

@@ -56,6 +56,7 @@ ENTRIES = {
     "cancel": Entry("Ask", "jobs", "cancel", "Stop a job, waiting or running."),
     "nodes": Entry("Look", "nodes", "nodes", "The machines; cordon, drain and set them."),
     "models": Entry("Look", "models", "models", "The models, and who serves them."),
+    "groups": Entry("Look", "groups", "groups", "Nodes that serve a large model together; dissolve them."),
     "queues": Entry("Look", "queues", "queues", "What waits and runs, per model."),
     "jobs": Entry("Look", "jobs", "jobs", "The latest jobs, or one of them."),
     "explain": Entry("Look", "explain", "explain", "Why a job is where it is, node by node."),

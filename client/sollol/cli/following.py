@@ -18,6 +18,8 @@ from .units import count
 
 # A warm model answers sooner; whoever looks at a silent terminal wants to know why.
 _SILENCE_SECONDS = 3.0
+# Between two looks at what is being done for a job, such as forming a group of nodes for its model.
+_NOTE_SECONDS = 0.5
 
 
 def follow(job: Job, *, as_json: bool) -> None:
@@ -99,8 +101,16 @@ def _told_why_it_waits(job: Job) -> Iterator[threading.Event]:
         else:
             output.aside(f"job {job.id} waits in line, {count(before, 'job')} before it")
 
+    def tell_notes() -> None:
+        told = ""
+        while not heard.wait(_NOTE_SECONDS) and not job.done():
+            if job.note != told:
+                told = job.note
+                output.aside(told)
+
     if sys.stderr.isatty():
         threading.Thread(target=tell, name="sollol-patience", daemon=True).start()
+    threading.Thread(target=tell_notes, name="sollol-notes", daemon=True).start()
     try:
         yield heard
     finally:

@@ -239,6 +239,7 @@ class OrderDesk:
             tuple(Member.from_data(each) for each in arguments["members"]),
         )
         head = Head(
+            node=self._node,
             model=model,
             path=file.path,
             split=split,

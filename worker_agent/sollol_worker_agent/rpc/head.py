@@ -22,7 +22,7 @@ _MIB = 1024 * 1024
 # A load over a slow network, and what that takes per GiB.
 _LOAD_SECONDS, _LOAD_SECONDS_PER_GIB = 300.0, 20.0
 _TELL_SECONDS = 1.0
-_BUFFER = re.compile(r"(\S+?)(?:\[[^\]]*\])? +(model|KV|compute|output) buffer size = +([0-9.]+) MiB")
+_BUFFER = re.compile(r"\S+?(?:\[[^\]]*:(\d+)\])? +(model|KV|compute|output) buffer size = +([0-9.]+) MiB")
 # The log tells sizes while it loads, and from then on a few lines per request: it is cut when it has grown.
 _MOST_LOG_BYTES = 1_000_000
 
@@ -93,12 +93,14 @@ class Head:
     """The llama-server of a group, and its tunnels to the members.
 
     Args:
+        node: this one.
         progress: is told how far loading is: a share from 0 to 1, and about how many seconds are left.
     """
 
     def __init__(
         self,
         *,
+        node: str,
         model: str,
         path: Path,
         split: Split,
@@ -110,6 +112,7 @@ class Head:
         threads: int | None,
         progress: Callable[[float, float], None],
     ) -> None:
+        self._node = node
         self._split = split
         self._version = version
         self._progress = progress
@@ -153,7 +156,7 @@ class Head:
         return self._server is not None and self._server.is_running and has_tunnel
 
     async def start(self) -> dict[str, float]:
-        """Connect, check and load; gives MiB by buffer, as llama-server reported them ("RPC0 model": 33.8).
+        """Connect, check and load; gives MiB by node and buffer, as llama-server reported them ("gpu-2 KV": 24.0).
 
         Raises:
             BackendError: a member does not answer or speaks another protocol, or the server does not load the model.
@@ -174,7 +177,8 @@ class Head:
         except BaseException:
             await self.stop()
             raise
-        return read_buffers(self._server.log)
+        nodes = {port: member.node for port, member in zip(ports, self._split.members, strict=True)}
+        return read_buffers(self._server.log, self._node, nodes)
 
     async def stop(self) -> None:
         """End it at once; what it was working on is cut off."""
@@ -216,14 +220,18 @@ class Head:
                 self._progress(share, took * (1 - share) / share if share > 0.01 else 0.0)
 
 
-def read_buffers(log: Path) -> dict[str, float]:
-    """MiB by device and kind, from a log of verbosity 4."""
+def read_buffers(log: Path, head: str, members: Mapping[int, str]) -> dict[str, float]:
+    """MiB by node and kind of buffer, from a log of verbosity 4.
+
+    Args:
+        head: its node. members: their nodes, by the local port of their tunnels: each calls its devices RPC0, RPC1, ….
+    """
     sizes: dict[str, float] = {}
     try:
         text = log.read_text(errors="replace")
     except OSError:
         return sizes
-    for device, kind, mib in _BUFFER.findall(text):
-        name = f"{device} {kind}"
+    for port, kind, mib in _BUFFER.findall(text):
+        name = f"{members.get(int(port), head) if port else head} {kind}"
         sizes[name] = round(sizes.get(name, 0.0) + float(mib), 2)
     return sizes

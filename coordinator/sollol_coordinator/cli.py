@@ -1,0 +1,105 @@
+"""The command `sollol-coordinator`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+
+import click
+from prometheus_client import start_http_server
+
+from sollol_broker.errors import BrokerUnavailable, SollolError
+from sollol_broker.url import DEFAULT_URL
+
+from .decide import Rules
+from .service import Coordinator, CoordinatorConfig
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--redis", "redis_url", envvar="SOLLOL_REDIS_URL", default=DEFAULT_URL, show_default=True,
+              metavar="URL", help="The fabric's Redis, as for sollol-worker.")  # fmt: skip
+@click.option("--lease", "lease_seconds", type=click.FloatRange(min=0.5), default=5.0, show_default=True,
+              metavar="SECONDS",
+              help="A leader without a sign of life for so long is replaced.")  # fmt: skip
+@click.option("--idle", "idle_seconds", type=click.FloatRange(min=1), default=600.0, show_default=True,
+              metavar="SECONDS", help="A group that nobody uses for so long is dissolved.")  # fmt: skip
+@click.option("--context", "context_tokens", type=click.IntRange(min=256), default=4096, show_default=True,
+              metavar="TOKENS", help="Context of each slot of a group.")  # fmt: skip
+@click.option("--slots", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Jobs at once on a group.")  # fmt: skip
+@click.option("--metrics", "metrics_address", default="127.0.0.1:9090", show_default=True,
+              metavar="HOST:PORT", help="Where Prometheus reads; \"off\" for nowhere.")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+def main(
+    redis_url: str,
+    lease_seconds: float,
+    idle_seconds: float,
+    context_tokens: int,
+    slots: int,
+    metrics_address: str,
+    verbose: bool,
+) -> None:
+    """Look after a SOLLOL fabric: rescue jobs of dead workers, and form groups of nodes for large models.
+
+    A job for a model that fits no node is enough: its file must lie on one of them (in Ollama's store, or
+    in a --models-dir of its worker), and enough of them must have llama.cpp with RPC. Several coordinators
+    may run; one leads. Small models need none.
+
+    The password of Redis may come from SOLLOL_REDIS_PASSWORD, SOLLOL_REDIS_PASSWORD_FILE or the URL's
+    ?password_file=PATH instead of the URL.
+    """
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        stream=sys.stderr,
+    )
+    for chatty in ("asyncio", "rq"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    rules = Rules(idle_seconds=idle_seconds, context_tokens=context_tokens, slots=slots)
+    try:
+        coordinator = Coordinator(CoordinatorConfig(redis_url, lease_seconds, rules))
+        _show_metrics(coordinator, metrics_address)
+        asyncio.run(_run(coordinator))
+    except BrokerUnavailable as error:
+        _fail(error, 3)
+    except (SollolError, ValueError) as error:
+        _fail(error, 2)
+
+
+async def _run(coordinator: Coordinator) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # Windows has no such handlers
+            loop.add_signal_handler(number, stopped.set)
+    await coordinator.start()
+    try:
+        await stopped.wait()
+    finally:
+        await coordinator.stop()
+
+
+def _show_metrics(coordinator: Coordinator, address: str) -> None:
+    if address == "off":
+        return
+    host, found, port = address.rpartition(":")
+    if not found or not port.isdigit():
+        raise ValueError(f"--metrics {address}: give HOST:PORT, such as 127.0.0.1:9090, or off")
+    try:
+        start_http_server(int(port), addr=host.strip("[]"), registry=coordinator.metrics.registry)
+    except OSError as error:
+        raise ValueError(
+            f"--metrics {address}: {error.strerror or error}; choose another port, or off"
+        ) from error
+
+
+def _fail(error: Exception, status: int) -> None:
+    click.echo(f"error: {error}", err=True)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The coordinator: builds its parts, starts them in order, and takes them down in the reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import secrets
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sollol_broker.broker import Broker
+from sollol_broker.child import ChildProcess, describe_exit, last_lines
+from sollol_broker.codec import unpack
+from sollol_broker.errors import InvalidJob, SollolError
+from sollol_broker.inbox import EntryFields, Inbox
+from sollol_broker.link import LinkConfig
+from sollol_broker.names import key_part
+from sollol_broker.url import parse
+from sollol_broker.version import VERSION
+from sollol_broker.words import Entry
+
+from .decide import Rules
+from .election import Election
+from .keeper import Keeper
+from .metrics import Metrics
+from .orderly import APP
+from .queue import RqQueue
+from .rescuer import Rescuer
+from .rq_prefix import keep_rq_inside
+
+log = logging.getLogger(__name__)
+
+_INBOX_TTL_MS = 60_000
+_ATTEND_SECONDS = 15.0
+_MOST_WISH_BYTES = 4096
+_LOOK_SECONDS = 1.0
+_LONGEST_DELAY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorConfig:
+    """One coordinator.
+
+    Attributes:
+        redis_url: with its password, as given on the command line.
+        lease_seconds: a leader that dies is replaced within 1.5 times that.
+    """
+
+    redis_url: str
+    lease_seconds: float = 5.0
+    rules: Rules = field(default_factory=Rules)
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+
+
+class Coordinator:
+    """One of several that stand for election; the leader rescues jobs and keeps groups."""
+
+    def __init__(self, config: CoordinatorConfig) -> None:
+        self._config = config
+        self._url = parse(config.redis_url, environ=config.environ)
+        keep_rq_inside(self._url.fabric)
+        host = key_part(platform.node().split(".")[0].lower() or "host")[:40]
+        self.name = f"co-{host}-{secrets.token_hex(4)}"
+        self.metrics = Metrics()
+        self.broker = Broker(
+            self._url,
+            name=f"sollol-coordinator-{self.name}",
+            config=LinkConfig(patience_seconds=config.lease_seconds),
+        )
+        self.election = Election(self.broker, candidate=self.name, lease_seconds=config.lease_seconds)
+        self._queue = RqQueue(self._url)
+        self.keeper = Keeper(
+            self.broker,
+            self.name,
+            lambda: self.election.term,
+            self._queue,
+            config.rules,
+            self.metrics,
+        )
+        self._rescuer = Rescuer(self.broker, term=lambda: self.election.term, metrics=self.metrics)
+        self._inbox = Inbox(self.broker, self.name, on_entry=self._on_entry)
+        self._logs = Path(tempfile.mkdtemp(prefix="sollol-coordinator-"))
+        self._control: ChildProcess | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Join the fabric.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached or will not do.
+        """
+        await self.broker.open()
+        await self._attend()
+        self._inbox.start()
+        self._start_control()
+        self._tasks = [asyncio.create_task(self._attend_loop()), asyncio.create_task(self._control_loop())]
+        self.election.start()
+        self._rescuer.start()
+        self.keeper.start()
+        log.info("coordinator %s has joined %s", self.name, self._url)
+
+    async def stop(self) -> None:
+        """Leave: another coordinator may lead at once. Groups go on while one does."""
+        await self.keeper.stop()
+        await self._rescuer.stop()
+        await self.election.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._control is not None:
+            await asyncio.to_thread(self._control.stop, patience_seconds=3.0)
+        await self._inbox.stop()
+        with contextlib.suppress(SollolError):
+            await self.broker.drop_inbox(self.name)
+        await self.broker.close()
+        self._queue.close()
+        for path in self._logs.iterdir():
+            path.unlink(missing_ok=True)
+        self._logs.rmdir()
+
+    def _on_entry(self, entry: EntryFields) -> None:
+        if entry[b"t"] != Entry.ASK.encode():
+            return
+        try:
+            wish = unpack(entry[b"d"], max_bytes=_MOST_WISH_BYTES)
+        except InvalidJob as error:
+            log.warning("a wish that is not understood: %s", error)
+            return
+        if isinstance(wish, dict):
+            self.keeper.wish(wish)
+
+    async def _attend(self) -> None:
+        fields = {"version": VERSION, "host": platform.node(), "pid": str(os.getpid())}
+        if await self.broker.attend(
+            self.name, APP, inbox_ttl_ms=_INBOX_TTL_MS, app_fields=fields, app_ttl_ms=2 * _INBOX_TTL_MS
+        ):
+            self._inbox.rewind()
+
+    async def _attend_loop(self) -> None:
+        while True:
+            await asyncio.sleep(_ATTEND_SECONDS)
+            with contextlib.suppress(SollolError):
+                await self._attend()
+
+    def _start_control(self) -> None:
+        """The process that runs control jobs; it ends with us, even when we are killed with -9."""
+        self._control = ChildProcess(
+            [sys.executable, "-m", "sollol_coordinator.control_worker"],
+            environment={**self._config.environ, "SOLLOL_REDIS_URL": self._config.redis_url},
+            log=self._logs / "control.log",
+        )
+
+    async def _control_loop(self) -> None:
+        delay = _LOOK_SECONDS
+        while True:
+            await asyncio.sleep(delay)
+            assert self._control is not None  # noqa: S101  # it is started first
+            if (status := self._control.poll()) is None:
+                delay = _LOOK_SECONDS
+                continue
+            said = last_lines(self._logs / "control.log", 3)
+            log.error("the process for control jobs ended (%s): %s", describe_exit(status), said)
+            delay = min(_LONGEST_DELAY_SECONDS, 2 * delay)
+            self._start_control()
