@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,9 +24,10 @@ from .names import key_part
 from .outcome import Seam
 from .seal import Seal, is_sealed, key_of
 from .url import BrokerUrl
-from .wire import Reply
-from .words import Entry, JobState
+from .wire import Reply, Wire
+from .words import Durability, Entry, JobState
 
+_RETRY_SECONDS = 0.2
 # Redis 7.0 brought functions.
 _OLDEST_REDIS = 7
 # Entries of a stream that are read at once.
@@ -279,6 +281,9 @@ class Broker:
         url: where it is; `url.fabric` names the fabric.
         name: of this process, shown by CLIENT LIST.
         functions: another function library than this release's (for tests).
+
+    Attributes:
+        link: for everything. sure_link: for what has to be safe before it counts, see `Durability`; often the same.
     """
 
     def __init__(
@@ -293,13 +298,17 @@ class Broker:
         self._loading = asyncio.Lock()
         self._loads = 0
         self.link = self._new_link(self._config)
+        # Of its own, since no piece of text should wait behind a replica.
+        is_local = url.durability is Durability.LOCAL
+        self.sure_link = self.link if is_local else self._new_link(self._config, url.durability)
 
-    def _new_link(self, config: LinkConfig) -> Link:
+    def _new_link(self, config: LinkConfig, durability: Durability | None = None) -> Link:
         return Link(
             self.url,
             slot_key=self.keys.prefix,
             name=self._name,
             config=config,
+            durability=durability,
             on_missing_function=self._load_functions,
         )
 
@@ -307,13 +316,26 @@ class Broker:
         """A second connection for blocking reads; the caller closes it."""
         return self._new_link(self._config)
 
+    async def _opened(self, link: Link) -> Wire:
+        """The connection; during a failover it is worth another try."""
+        give_up_at = time.monotonic() + self._config.connect_seconds
+        while True:
+            try:
+                return await link.open()
+            except BrokerUnavailable as error:
+                left = give_up_at - time.monotonic()
+                if error.refused or left <= 0 or self.url.mode not in ("sentinel", "cluster"):
+                    raise
+                await asyncio.sleep(min(_RETRY_SECONDS, left))
+
     async def open(self) -> None:
         """Connect, and check that the server will do.
 
         Raises:
             BrokerUnavailable, BrokerOutdated
         """
-        wire = await self.link.open()
+        wire = await self._opened(self.link)
+        await self._opened(self.sure_link)
         try:
             info = await wire.send("INFO", "server")
         except ResponseError:
@@ -331,6 +353,7 @@ class Broker:
     async def close(self) -> None:
         """Disconnect."""
         await self.link.close()
+        await self.sure_link.close()
 
     async def _load_functions(self, link: Link) -> None:
         loads = self._loads
@@ -369,7 +392,7 @@ class Broker:
 
     async def submit(self, submission: Submission) -> Reply:
         """Put a job in; the raw reply of submit.lua. Safe to repeat."""
-        return await self.link.call(*self.submit_command(submission))
+        return await self.sure_link.call(*self.submit_command(submission))
 
     def submit_command(self, submission: Submission) -> tuple[object, ...]:
         """The same as a raw command, for callers that pipeline by themselves."""
@@ -393,7 +416,7 @@ class Broker:
     ) -> Finished:
         """Give the answer and, with `then`, claim the next jobs in the same call."""
         took = used or Used()
-        reply = await self._call(
+        command = self.command(
             "finish",
             *lease.arguments(),
             self._closed(lease, answer, "end"),
@@ -402,17 +425,18 @@ class Broker:
             round(took.run_ms, 3),
             *(then.arguments() if then else ()),
         )
+        reply = await self.sure_link.call(*command)
         return Finished(reply[0] == 1, _claim_reply(reply[1]) if then else Claims())
 
-    async def emit(self, lease: Lease, seq: int, piece: bytes, *, seam: Seam | None = None) -> bool:
-        """Show a piece; False: the job is no longer ours.
+    async def emit(self, lease: Lease, seq: int, piece: bytes, *, seam: Seam | None = None) -> int:
+        """Show a piece: 1 shown, 0 the job is no longer ours, -n not shown, since Redis has lost piece n before it.
 
         Args:
             seam: with the first piece of an attempt that goes on with what earlier ones have said.
         """
         noted = () if seam is None else (seam.offset, seam.how)
         sealed = self._closed(lease, piece, _piece(lease.fence, seq))
-        return bool(await self._call("emit", *lease.arguments(), seq, sealed, *noted) == 1)
+        return int(await self._call("emit", *lease.arguments(), seq, sealed, *noted))
 
     async def fail(
         self, lease: Lease, error: bytes, *, retry: bool, most_errors: int, backoff_ms: int
@@ -436,7 +460,7 @@ class Broker:
 
     async def cancel(self, job_id: str) -> str:
         """End a job unanswered: "cancelled", the state it had ended in before, or "unknown"."""
-        return _text(await self._call("cancel", job_id))
+        return _text(await self.sure_link.call(*self.command("cancel", job_id)))
 
     async def reap(self, *, most: int = 100, most_crashes: int = 3) -> Reaped:
         """Give back what dead workers held, and end what is past its deadline."""

@@ -29,7 +29,7 @@ class Inbox:
     """Reads `inbox:WHO` and hands on each entry, in order, until stopped.
 
     After a reconnect it begins anew: the server may be a promoted replica with a clock behind, or have lost its last
-    moments, and entries would hide below the last one read. So an entry may come twice.
+    moments, and new entries would hide below the last one read. What was handed on is not handed on again.
 
     Args:
         on_entry: called in the event loop with the entry's fields; must not block, nor raise.
@@ -40,7 +40,7 @@ class Inbox:
         self._key = broker.keys.inbox(who)
         self._on_entry = on_entry
         self._last: bytes = b"0"
-        self._read_entries = 0
+        self._handed_on: set[bytes] = set()  # and not trimmed yet
         self._read_bytes = 0
         self._trimmed_at = time.monotonic()
         self._connections = 0
@@ -83,11 +83,14 @@ class Inbox:
                 self.rewind()
             self._connections = link.connections
         if not reply:
-            if self._read_entries:
+            if self._handed_on:
                 await self._trim(link)
             return
         entries = reply[0][1]
-        for _, flat in entries:
+        for entry_id, flat in entries:
+            if entry_id in self._handed_on:
+                continue
+            self._handed_on.add(entry_id)
             self._read_bytes += len(flat[-1])
             try:
                 self._on_entry(dict(zip(flat[::2], flat[1::2], strict=True)))
@@ -95,12 +98,14 @@ class Inbox:
                 log.exception("inbox: an entry could not be handled")
         if self._last is last:
             self._last = entries[-1][0]
-        self._read_entries += len(entries)
         is_late = time.monotonic() > self._trimmed_at + _TRIM_SECONDS
-        if self._read_entries >= _TRIM_ENTRIES or self._read_bytes >= _TRIM_BYTES or is_late:
+        if len(self._handed_on) >= _TRIM_ENTRIES or self._read_bytes >= _TRIM_BYTES or is_late:
             await self._trim(link)
 
     async def _trim(self, link: Link) -> None:
-        self._read_entries, self._read_bytes, self._trimmed_at = 0, 0, time.monotonic()
+        self._read_bytes, self._trimmed_at = 0, time.monotonic()
+        if self._last == b"0":  # about to be read anew: what was handed on has to be known
+            return
         moment, _, number = self._last.partition(b"-")
         await link.call("XTRIM", self._key, "MINID", b"%b-%d" % (moment, int(number or 0) + 1))
+        self._handed_on.clear()

@@ -7,6 +7,7 @@ goes through `Link.call` may be sent twice; the functions of the library are mad
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 import time
@@ -14,11 +15,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import RedisCluster
-from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -26,14 +24,16 @@ from redis.exceptions import (
     DataError,
     NoPermissionError,
     OutOfMemoryError,
-    RedisClusterException,
     RedisError,
     ResponseError,
 )
 
 from .errors import BrokerUnavailable, NotAllowed, QueueFull
+from .primary import Address, Primary, tls_options
+from .sure_wire import SureWire, Unconfirmed
 from .url import BrokerUrl
 from .wire import Reply, Wire
+from .words import Durability
 
 # Codes of error replies after which the same request will work, here or on the new primary.
 _PASSING = frozenset(
@@ -46,8 +46,11 @@ _PASSING = frozenset(
 _NO_RIGHT_INSIDE = ("ACL failure in script", "The user executing the script can't")
 _FIRST_DELAY_SECONDS = 0.05
 _LONGEST_DELAY_SECONDS = 1.0
-# For each sentinel or cluster node that is asked for the primary; the next one is asked after that.
-_LOOKUP_SECONDS = 1.0
+# For one try to connect where another server may take over meanwhile.
+_MOVING_CONNECT_SECONDS = 1.5
+# Between two looks whether a silent server is still the primary; one that talks is looked at every fifth time.
+_GUARD_SECONDS = 1.0
+_GUARD_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Link:
         url: where Redis is.
         slot_key: a key of the fabric; a Cluster is asked for its primary.
         name: shown by CLIENT LIST.
+        durability: when a reply comes; None = as soon as the server has it.
         on_missing_function: called when the server lacks our functions; loads them.
 
     Attributes:
@@ -85,12 +89,15 @@ class Link:
         slot_key: str,
         name: str,
         config: LinkConfig | None = None,
+        durability: Durability | None = None,
         on_missing_function: Callable[[Link], Awaitable[None]] | None = None,
     ) -> None:
         self.url = url
         self.config = config or LinkConfig()
-        self._slot_key = slot_key
+        self._durability = Durability.LOCAL if durability is None else durability
+        self._primary = Primary(url, slot_key=slot_key)
         self._name = name
+        self._guarding: asyncio.Task[None] | None = None
         self._on_missing_function = on_missing_function
         self.connections = 0
         self._wire: Wire | None = None
@@ -116,7 +123,7 @@ class Link:
                 self._wire = None
             try:
                 async with asyncio.timeout(self.config.connect_seconds):
-                    wire = await self._opened_wire()
+                    wire, address = await self._new_wire()
             except (AuthenticationError, AuthorizationError) as error:
                 raise BrokerUnavailable(
                     f"Redis at {self.url} refused the login ({_first_words(error)}): user and password stand in the "
@@ -130,7 +137,7 @@ class Link:
                     f"Redis at {self.url} did not answer within {self.config.connect_seconds:g} s: "
                     "check the address, the firewall and whether the server hangs"
                 ) from None
-            except (RedisError, RedisClusterException, OSError) as error:
+            except (RedisError, OSError) as error:
                 if self.url.tls is not None and _is_about_tls(error):
                     raise BrokerUnavailable(
                         f"the TLS handshake with Redis at {self.url} failed ({_first_words(error)}): ca= must name "
@@ -144,20 +151,10 @@ class Link:
                 ) from None
             self._wire = wire
             self.connections += 1
+            if address is not None and self._primary.moves:
+                self._unguard()
+                self._guarding = asyncio.create_task(self._guard(wire, address))
             return wire
-
-    async def _opened_wire(self) -> Wire:
-        wire = Wire(await self._connection(), stall_seconds=self.config.stall_seconds)
-        await wire.open()
-        try:
-            # Without a login this is the first command, and tells whether one is needed.
-            await wire.send("CLIENT", "SETNAME", self._name)
-        except NoPermissionError:
-            pass  # the name only serves CLIENT LIST
-        except BaseException:
-            await wire.close()
-            raise
-        return wire
 
     async def call(self, *command: object, patience_seconds: float | None = None) -> Reply:
         """Send a command that is safe to repeat, and repeat it until its reply has come.
@@ -170,7 +167,7 @@ class Link:
         patience = self.config.patience_seconds if patience_seconds is None else patience_seconds
         give_up_at = time.monotonic() + patience
         delay = _FIRST_DELAY_SECONDS
-        lacks_functions = False
+        lacks_functions, wire = False, None
         while True:
             try:
                 if lacks_functions and self._on_missing_function is not None:
@@ -195,7 +192,7 @@ class Link:
                 if "Function not found" in str(error) and self._on_missing_function is not None:
                     lacks_functions = True
                 elif _code(error) in _PASSING:
-                    await self.drop()  # the primary may be elsewhere by now
+                    await self._leave(wire)
                 elif str(error).startswith(_NO_RIGHT_INSIDE):
                     raise self._no_right(command, error) from None
                 else:
@@ -205,6 +202,13 @@ class Link:
                 if time.monotonic() + delay > give_up_at:
                     raise BrokerUnavailable(
                         f"Redis at {self.url} cannot work now: {_first_words(error)}"
+                    ) from None
+            except Unconfirmed as error:
+                await self._leave(wire)
+                if time.monotonic() + delay > give_up_at:
+                    raise BrokerUnavailable(
+                        f"Redis at {self.url} has taken it, but {error}. "
+                        "Whether it stays is not known: repeat it under its id"
                     ) from None
             except DataError:
                 raise  # an argument that no command can carry: a mistake of ours
@@ -224,17 +228,50 @@ class Link:
             "user for each role; nodes, limits and dead letters are steered by the coordinator's and the admin's"
         )
 
+    async def _leave(self, wire: Wire | None) -> None:
+        """The primary may be elsewhere by now: the next call looks for it, unless another has done so meanwhile."""
+        if self._wire is wire:
+            await self.drop()
+
     async def drop(self) -> None:
         """Give up the present connection; the next call looks for the primary again."""
         wire, self._wire = self._wire, None
+        self._unguard()
         if wire is not None:
             await wire.close()
 
     async def close(self) -> None:
         """Disconnect."""
+        guarding = self._guarding
         await self.drop()
+        if guarding is not None:
+            await asyncio.gather(guarding, return_exceptions=True)
 
-    async def _connection(self) -> AbstractConnection:
+    def _unguard(self) -> None:
+        if self._guarding is not None:
+            self._guarding.cancel()
+            self._guarding = None
+
+    async def _new_wire(self) -> tuple[Wire, Address | None]:
+        address = None if self.url.mode == "unix" else await self._primary.find()
+        connection, stall = self._connection(address), self.config.stall_seconds
+        if self._durability is Durability.LOCAL:
+            wire = Wire(connection, stall_seconds=stall)
+        else:
+            wire = SureWire(connection, stall_seconds=stall, durability=self._durability)
+        async with asyncio.timeout(_MOVING_CONNECT_SECONDS if self._primary.moves else None):
+            await wire.open()
+            try:
+                # Without a login this is the first command, and tells whether one is needed.
+                await Wire.send(wire, "CLIENT", "SETNAME", self._name)  # not for a SureWire to confirm
+            except NoPermissionError:
+                pass  # the name only serves CLIENT LIST
+            except BaseException:
+                await wire.close()
+                raise
+        return wire, address
+
+    def _connection(self, address: Address | None) -> AbstractConnection:
         url = self.url
         common: dict[str, Any] = {
             "db": url.db,
@@ -247,73 +284,26 @@ class Link:
             "socket_timeout": None,
             "socket_connect_timeout": self.config.connect_seconds,
         }
-        if url.mode == "unix":
+        if address is None:
             del common["socket_connect_timeout"]
             return UnixDomainSocketConnection(path=url.path, **common)
-        host, port = await self._primary()
-        tcp = {**common, "host": host, "port": port, "socket_keepalive": True}
+        tcp = {**common, "host": address[0], "port": address[1], "socket_keepalive": True}
         if url.tls is None:
             return Connection(**tcp)
-        return SSLConnection(**tcp, **self._tls_options())
+        return SSLConnection(**tcp, **tls_options(url))
 
-    def _tls_options(self) -> dict[str, Any]:
-        tls = self.url.tls
-        if tls is None:
-            return {}
-        for name, path in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key)):
-            if path and not os.access(path, os.R_OK):
-                raise BrokerUnavailable(f"the file that {name}= names cannot be read: {path}", refused=True)
-        return {
-            "ssl_ca_certs": tls.ca,
-            "ssl_certfile": tls.cert,
-            "ssl_keyfile": tls.key,
-            "ssl_check_hostname": tls.check_hostname,
-            "ssl_cert_reqs": "required",
-            "ssl_min_version": ssl.TLSVersion.TLSv1_2,
-        }
-
-    async def _primary(self) -> tuple[str, int]:
-        url = self.url
-        if url.mode == "sentinel":
-            options: dict[str, Any] = {
-                "socket_timeout": _LOOKUP_SECONDS,
-                "socket_connect_timeout": _LOOKUP_SECONDS,
-                "retry": Retry(NoBackoff(), 0),
-                "password": url.sentinel_password,
-                "protocol": 2,
-            }
-            if url.tls is not None:
-                options |= {"ssl": True, **self._tls_options()}
-            sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-                list(url.hosts), sentinel_kwargs=options
-            )
-            try:
-                host, port = await sentinel.discover_master(url.service)
-                return str(host), int(port)
-            finally:
-                for each in sentinel.sentinels:
-                    await each.aclose()
-        if url.mode == "cluster":
-            nodes = [ClusterNode(host, port) for host, port in url.hosts]
-            tls: dict[str, Any] = {"ssl": True, **self._tls_options()} if url.tls is not None else {}
-            cluster = RedisCluster(
-                startup_nodes=nodes,
-                username=url.username,
-                password=url.password,
-                protocol=2,
-                socket_timeout=_LOOKUP_SECONDS,
-                socket_connect_timeout=_LOOKUP_SECONDS,
-                **tls,
-            )
-            try:
-                await cluster.initialize()
-                node = cluster.get_node_from_key(self._slot_key)
-                if node is None:
-                    raise RedisError("no node of the cluster owns the fabric's slot")
-                return str(node.host), int(node.port)
-            finally:
-                await cluster.aclose()
-        return url.hosts[0]
+    async def _guard(self, wire: Wire, address: Address) -> None:
+        """Leave a server that is no longer the primary: one that hangs, or is cut off, does not hang up by itself."""
+        rounds = 0
+        while not wire.is_broken:
+            replies = wire.replies
+            await asyncio.sleep(_GUARD_SECONDS)
+            rounds += 1
+            if rounds % _GUARD_ROUNDS and not (wire.owes_replies and wire.replies == replies):
+                continue
+            with contextlib.suppress(RedisError, OSError):
+                if await self._primary.find() != address:
+                    await wire.close()  # whoever waits there repeats it elsewhere
 
 
 def _code(error: RedisError) -> str:

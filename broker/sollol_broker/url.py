@@ -5,10 +5,9 @@
     redis+sentinel://host[:26379][,host…]/SERVICE[/db]   rediss+sentinel://…
     redis+cluster://host[:6379][,host…]                  rediss+cluster://…
 
-Options after "?": `fabric=NAME`, `password_file=PATH`, `sentinel_password_file=PATH`, `payload_key_file=PATH`,
-and for TLS
-`ca=PATH`, `cert=PATH`, `key=PATH`, `check_hostname=no`; redis-py's `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile` and
-`ssl_check_hostname` mean the same.
+Options after "?": `fabric=NAME`, `durability=local|disk|ha`, `password_file=PATH`, `sentinel_password_file=PATH`,
+`payload_key_file=PATH`, and for TLS `ca=PATH`, `cert=PATH`, `key=PATH`, `check_hostname=no`; redis-py's `ssl_ca_certs`,
+`ssl_certfile`, `ssl_keyfile` and `ssl_check_hostname` mean the same.
 """
 
 from __future__ import annotations
@@ -24,11 +23,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from .errors import BrokerUnavailable, InvalidJob
 from .names import check_name
 from .seal import read_keys
+from .words import Durability
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 _OPTIONS = {
     "fabric",
     "payload_key_file",
+    "durability",
     "password_file",
     "sentinel_password_file",
     "ca",
@@ -67,6 +68,7 @@ class BrokerUrl:
         service: the sentinels' name for the primary.
         fabric: name of the fabric; "" is the default one.
         payload_keys: with which prompts and answers are encrypted; none = not at all.
+        durability: when a submitted job and an answer count as done.
     """
 
     mode: Literal["single", "unix", "sentinel", "cluster"]
@@ -80,6 +82,7 @@ class BrokerUrl:
     tls: Tls | None = None
     fabric: str = ""
     payload_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    durability: Durability = Durability.LOCAL
 
     def __str__(self) -> str:
         secret = f"{self.username or ''}:***@" if self.password or self.username else ""
@@ -131,8 +134,8 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
     Args:
         url: see the top of this file.
         environ: where to look for SOLLOL_REDIS_PASSWORD and SOLLOL_REDIS_PASSWORD_FILE when the URL
-            has no password, with TLS for SOLLOL_REDIS_CA, _CERT and _KEY, and for SOLLOL_PAYLOAD_KEY_FILE;
-            None = nowhere.
+            has no password, for SOLLOL_DURABILITY when it says none, with TLS for SOLLOL_REDIS_CA, _CERT and _KEY, and
+            for SOLLOL_PAYLOAD_KEY_FILE; None = nowhere.
 
     Raises:
         BrokerUnavailable: the URL makes no sense; the message never repeats its secrets.
@@ -168,6 +171,9 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
         "password": password,
         "fabric": fabric,
         "payload_keys": _payload_keys(options.get("payload_key_file"), environ or {}),
+        "durability": _durability(
+            options.get("durability") or (environ or {}).get("SOLLOL_DURABILITY"), kind
+        ),
     }
     if scheme == "unix":
         if not parts.path or where or kind:
@@ -222,6 +228,14 @@ def _number(text: str, what: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise _bad(f"the {what} is not a number")
     return int(text)
+
+
+def _durability(text: str | None, kind: str) -> Durability:
+    """As told; else what the servers are there for: whoever runs several of them means to survive one."""
+    try:
+        return Durability(text) if text else Durability.HA if kind else Durability.LOCAL
+    except ValueError:
+        raise _bad(f"the durability is none of {', '.join(Durability)}") from None
 
 
 def _password(path: str | None, environ: Mapping[str, str]) -> str | None:

@@ -44,6 +44,16 @@ class Wire:
         self._broken: Exception | None = None
 
     @property
+    def replies(self) -> int:
+        """How many have come."""
+        return self._replies
+
+    @property
+    def owes_replies(self) -> bool:
+        """Whether somebody waits for one."""
+        return bool(self._waiting)
+
+    @property
     def is_broken(self) -> bool:
         """Whether the connection is lost (or was never made)."""
         return self._broken is not None or not self._tasks

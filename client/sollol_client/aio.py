@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +10,6 @@ from typing import Any, Self
 from sollol_broker.link import LinkConfig
 from sollol_broker.names import canonical_model, key_part
 from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
-from sollol_broker.url import DEFAULT_URL, parse
 
 from .cache import AnswerCache
 from .cache_key import CacheSettings
@@ -19,7 +17,7 @@ from .follow import check_entry_id
 from .jobs import AsyncJob
 from .operate import AsyncOperating
 from .request import Request
-from .session import Session
+from .session import Session, broker_url
 from .submit import Submitter
 
 
@@ -35,6 +33,9 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
         url: the fabric's Redis; None = $SOLLOL_REDIS_URL, else redis://127.0.0.1:6379/0.
         app: this application's name, as the fabric shows it.
         metadata: shown beside the name.
+        durability: when a job counts as accepted: "local" = once Redis has it, "disk" = once its disk has it,
+            "ha" = once a replica has it. None = as the URL or $SOLLOL_DURABILITY says, else "ha" with Sentinel
+            or Cluster.
         connect_timeout: seconds for one try to reach Redis.
         cache: whether equal requests share one answer where that is safe: see `submit`.
         cache_scope: "app" = with requests of the same app only; "shared" = with those of every app that says so.
@@ -48,6 +49,7 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
         *,
         app: str = "default",
         metadata: Mapping[str, Any] | None = None,
+        durability: str | None = None,
         connect_timeout: float = 5.0,
         cache: bool = True,
         cache_scope: str = "app",
@@ -58,7 +60,7 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
         settings = CacheSettings(cache, cache_scope, cache_max_size, cache_max_bytes, cache_ttl)
         self._answers = AnswerCache(app, settings)
         self.session = Session(
-            parse(url or os.environ.get("SOLLOL_REDIS_URL") or DEFAULT_URL, environ=os.environ),
+            broker_url(url, durability),
             app,
             metadata or {},
             LinkConfig(connect_seconds=connect_timeout),

@@ -15,7 +15,6 @@ from sollol_broker.errors import ClientClosed, SollolError
 from sollol_broker.link import LinkConfig
 from sollol_broker.names import canonical_model, key_part
 from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
-from sollol_broker.url import DEFAULT_URL, parse
 from sollol_broker.words import JobState
 
 from .cache import AnswerCache
@@ -25,7 +24,7 @@ from .jobs import Job
 from .operate import Operating
 from .portal import Portal
 from .request import Request
-from .session import Session
+from .session import Session, broker_url
 from .submit import Submitter
 
 T = TypeVar("T")
@@ -45,6 +44,9 @@ class Client(Submitter[Job], Operating):
         url: the fabric's Redis; None = $SOLLOL_REDIS_URL, else redis://127.0.0.1:6379/0.
         app: this application's name, as the fabric shows it.
         metadata: shown beside the name.
+        durability: when a job counts as accepted: "local" = once Redis has it, "disk" = once its disk has it,
+            "ha" = once a replica has it. None = as the URL or $SOLLOL_DURABILITY says, else "ha" with Sentinel
+            or Cluster.
         connect_timeout: seconds for one try to reach Redis.
         cache: whether equal requests share one answer where that is safe: see `submit`.
         cache_scope: "app" = with requests of the same app only; "shared" = with those of every app that says so.
@@ -58,6 +60,7 @@ class Client(Submitter[Job], Operating):
         *,
         app: str = "default",
         metadata: Mapping[str, Any] | None = None,
+        durability: str | None = None,
         connect_timeout: float = 5.0,
         cache: bool = True,
         cache_scope: str = "app",
@@ -66,7 +69,7 @@ class Client(Submitter[Job], Operating):
         cache_ttl: float = 3600.0,
     ) -> None:
         settings = CacheSettings(cache, cache_scope, cache_max_size, cache_max_bytes, cache_ttl)
-        self._url = parse(url or os.environ.get("SOLLOL_REDIS_URL") or DEFAULT_URL, environ=os.environ)
+        self._url = broker_url(url, durability)
         self._app = app
         self._metadata = dict(metadata or {})
         self._config = LinkConfig(connect_seconds=connect_timeout)

@@ -28,6 +28,9 @@ class Watcher:
         """Something is being done for the job."""
         self.note = note
 
+    def on_accepted(self) -> None:
+        """The fabric has the job; called at least once before its end, unless it was refused."""
+
     def on_id(self, job_id: str) -> None:
         """The job goes on under another id: that of an equal request, or its own after all."""
 

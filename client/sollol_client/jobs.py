@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import queue
+import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any, Protocol
 
@@ -43,6 +44,8 @@ class Job(concurrent.futures.Future[Answer], Watcher):
         self.id = self._sent_id = job_id
         self._client = client
         self._pieces: queue.SimpleQueue[Delta | None] = queue.SimpleQueue()
+        self._accepted = threading.Event()
+        self._was_accepted = False
         self._streamed = resumed
         self._broken: SollolError | None = None
         self._follower: Follower | None = None
@@ -62,12 +65,25 @@ class Job(concurrent.futures.Future[Answer], Watcher):
             interrupt.add_note(f"job {self.id} goes on: attach({self.id!r}) finds its answer")
             raise
 
+    def accepted(self, timeout: float | None = None) -> None:
+        """Return once the fabric has the job, as the client's `durability` means it; wait at most `timeout` seconds.
+
+        Raises:
+            TimeoutError: not yet.
+            QueueFull, QuotaExceeded, NoNodeForModel, DeadlineExceeded, BrokerUnavailable: it was never accepted.
+        """
+        if not self._accepted.wait(timeout):
+            raise TimeoutError(f"job {self.id} was not accepted within {timeout:g} s")
+        if not self._was_accepted:
+            self.result()
+
     def cancel(self) -> bool:
         """Cancel the job, waiting or running: its slot is freed. False when it has already ended."""
         if not super().cancel():
             return False
         self.set_running_or_notify_cancel()
         self._pieces.put(None)
+        self._accepted.set()
         self._client.cancel_job(self._sent_id)
         return True
 
@@ -104,6 +120,11 @@ class Job(concurrent.futures.Future[Answer], Watcher):
         if not self._streamed and answer.text:
             yield Delta.of({"text": answer.text}, self._follower.entry_id if self._follower else "")
 
+    def on_accepted(self) -> None:
+        """See Watcher."""
+        self._was_accepted = True
+        self._accepted.set()
+
     def on_id(self, job_id: str) -> None:
         """See Watcher."""
         self.id = job_id
@@ -121,6 +142,7 @@ class Job(concurrent.futures.Future[Answer], Watcher):
     def on_end(self, follower: Follower) -> None:
         """See Watcher."""
         self._follower = follower
+        self._accepted.set()
         if not self.cancelled():
             try:
                 if isinstance(follower.outcome, SollolError):
@@ -147,6 +169,8 @@ class AsyncJob(Watcher):
         self._cancel = cancel
         self._done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._pieces: asyncio.Queue[Delta | None] = asyncio.Queue()
+        self._accepted = asyncio.Event()
+        self._was_accepted = False
         self._streamed = resumed
         self._broken: SollolError | None = None
         self._follower: Follower | None = None
@@ -158,6 +182,18 @@ class AsyncJob(Watcher):
         """The answer; waits for it at most `timeout` seconds. Raises as `Job.result` does."""
         async with asyncio.timeout(timeout):
             return await self
+
+    async def accepted(self, timeout: float | None = None) -> None:
+        """Return once the fabric has the job, as the client's `durability` means it; wait at most `timeout` seconds.
+
+        Raises:
+            TimeoutError: not yet.
+            QueueFull, QuotaExceeded, NoNodeForModel, DeadlineExceeded, BrokerUnavailable: it was never accepted.
+        """
+        async with asyncio.timeout(timeout):
+            await self._accepted.wait()
+        if not self._was_accepted:
+            await self
 
     def done(self) -> bool:
         """Whether it has ended."""
@@ -194,6 +230,11 @@ class AsyncJob(Watcher):
         if not self._streamed and answer.text:
             yield Delta.of({"text": answer.text}, self._follower.entry_id if self._follower else "")
 
+    def on_accepted(self) -> None:
+        """See Watcher."""
+        self._was_accepted = True
+        self._accepted.set()
+
     def on_id(self, job_id: str) -> None:
         """See Watcher."""
         self.id = job_id
@@ -211,6 +252,7 @@ class AsyncJob(Watcher):
     def on_end(self, follower: Follower) -> None:
         """See Watcher."""
         self._follower = follower
+        self._accepted.set()
         if not self._done.done() and follower.outcome is not None:
             self._settle(follower.outcome)
 

@@ -77,6 +77,7 @@ class Receiver:
                 JobLost(f"job {job_id} is not known here: its result has expired, or the id is wrong"),
             )
             return
+        following.watcher.on_accepted()
         if following.follower.outcome is None:
             self.streams.follow(job_id)
 

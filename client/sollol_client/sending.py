@@ -58,7 +58,7 @@ class Sender:
     def send(self, following: Following) -> None:
         """Send a job; while the connection stands, without waiting for anything."""
         self._receiver.follow(following)
-        wire = self._broker.link.ready()
+        wire = self._broker.sure_link.ready()
         if wire is None:
             self.redis_was_away()
         if wire is None or (following.request is not None and following.request.requires is not None):
@@ -120,7 +120,7 @@ class Sender:
         assert following.request is not None  # noqa: S101
         try:
             await self._check_requirements(following.request)
-            was_away = self._broker.link.ready() is None
+            was_away = self._broker.sure_link.ready() is None
             reply = await self._broker.submit(following.request.submission)
             if was_away:
                 self.redis_was_away()
@@ -132,12 +132,14 @@ class Sender:
     def _on_submitted(self, following: Following, reply: list[Any]) -> None:
         word = reply[0]
         if word == b"queued":
+            following.watcher.on_accepted()
             return
         if word == b"known":
             # Sent before, by us or by somebody with the same key: its answer may already lie in its events.
             self._tasks.own(self._receiver.attach(following))
         elif word == b"shared":
             self._sharing.share(following, reply[1].decode(), is_done=reply[2] == b"done")
+            following.watcher.on_accepted()
         elif word == b"full":
             model = following.request.model if following.request is not None else ""
             error = refusal(reply[1].decode(), int(reply[2]) / 1000, model=model, app=self._app)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sollol_broker.broker import Broker
-from sollol_broker.errors import ClientClosed, NotAllowed, SollolError
+from sollol_broker.errors import ClientClosed, InvalidJob, NotAllowed, SollolError
 from sollol_broker.explain_reader import Explainer
 from sollol_broker.inbox import Inbox
 from sollol_broker.link import LinkConfig
 from sollol_broker.names import check_name
 from sollol_broker.operations import Operations
 from sollol_broker.registry import Registry
-from sollol_broker.url import BrokerUrl
-from sollol_broker.words import JobState
+from sollol_broker.url import DEFAULT_URL, BrokerUrl, parse
+from sollol_broker.words import Durability, JobState
 
 from .cache import AnswerCache
 from .cache_key import CacheSettings
@@ -252,3 +253,19 @@ class Session:
             await self.cancel(job_id)
         except SollolError as error:
             log.warning("job %s: it could not be cancelled: %s", job_id, error)
+
+
+def broker_url(url: str | None, durability: str | None) -> BrokerUrl:
+    """The fabric that a client means; what it does not say comes from the environment.
+
+    Raises:
+        BrokerUnavailable: the URL makes no sense.
+        InvalidJob: the durability is none.
+    """
+    parsed = parse(url or os.environ.get("SOLLOL_REDIS_URL") or DEFAULT_URL, environ=os.environ)
+    if durability is None:
+        return parsed
+    try:
+        return replace(parsed, durability=Durability(durability))
+    except ValueError:
+        raise InvalidJob(f"durability is one of {', '.join(Durability)}", field="durability") from None

@@ -55,16 +55,27 @@ async def hear_all(asked: Sequence[Asked], *, patience_seconds: float) -> list[T
     return told
 
 
-async def read_ledger(client: Any, keys: Keys, asked: Sequence[Asked], told: Sequence[Told]) -> Ledger:
+async def read_ledger(
+    client: Any, keys: Keys, asked: Sequence[Asked], told: Sequence[Told], *, may_lack_last: bool = False
+) -> Ledger:
     """The sum over all jobs.
 
     Args:
         client: a plain Redis client.
         told: what the client of each was told.
+        may_lack_last: see Account.
     """
     written = await read_events(client, keys, [each.job.id for each in asked])
     return balance(
-        Account(each.job.id, written[each.job.id], (heard,), each.own_text, each.streams, each.may_end)
+        Account(
+            each.job.id,
+            written[each.job.id],
+            (heard,),
+            each.own_text,
+            each.streams,
+            each.may_end,
+            may_lack_last,
+        )
         for each, heard in zip(asked, told, strict=True)
     )
 

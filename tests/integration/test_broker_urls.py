@@ -169,12 +169,13 @@ def sentinel(locked: EmbeddedBroker, tmp_path: Path) -> Iterator[int]:
 
 
 async def test_a_sentinel_names_the_primary(sentinel: int) -> None:
-    url = f"redis+sentinel://:{_SECRET}@127.0.0.1:{sentinel}/main"
+    # Without a replica nothing is ever confirmed.
+    url = f"redis+sentinel://:{_SECRET}@127.0.0.1:{sentinel}/main?durability=local"
 
     await wait_until(lambda: _opens(url), timeout=10, what="the sentinel to answer")
     await _one_job(url)
     # One sentinel that is down does not matter, wherever it stands in the list.
-    await _one_job(f"redis+sentinel://:{_SECRET}@127.0.0.1:1,127.0.0.1:{sentinel}/main/2")
+    await _one_job(f"redis+sentinel://:{_SECRET}@127.0.0.1:1,127.0.0.1:{sentinel}/main/2?durability=local")
     assert "other" in await _refusal(f"redis+sentinel://:{_SECRET}@127.0.0.1:{sentinel}/other")
 
 
@@ -204,10 +205,10 @@ async def test_a_cluster_is_asked_for_the_fabrics_primary(cluster: EmbeddedBroke
         await wait_until(is_whole, timeout=10, what="the cluster to form")
     finally:
         await node.close()
-    url = f"redis+cluster://:{_SECRET}@127.0.0.1:{cluster.port}"
+    url = f"redis+cluster://:{_SECRET}@127.0.0.1:{cluster.port}?durability=local"
     await _one_job(url)
-    await _one_job(f"{url}?fabric=cell-2")
-    await _one_job(f"redis+cluster://:{_SECRET}@127.0.0.1:1,127.0.0.1:{cluster.port}")
+    await _one_job(f"{url}&fabric=cell-2")
+    await _one_job(f"redis+cluster://:{_SECRET}@127.0.0.1:1,127.0.0.1:{cluster.port}?durability=local")
     assert "cannot reach Redis" in await _refusal(f"redis+cluster://:{_SECRET}@127.0.0.1:1")
 
 

@@ -73,6 +73,14 @@ async def test_a_piece_again_is_shown_once(fabric: Fabric) -> None:
     assert [entry["s"] for entry in await _inbox(fabric, "piece")] == ["1", "2", "3"]
 
 
+async def test_a_piece_behind_one_that_redis_has_lost_waits_for_that_one(fabric: Fabric) -> None:
+    lease = await _running(fabric, stream=True)
+    assert await fabric.broker.emit(lease, 1, b"x") == 1
+    assert await fabric.broker.emit(lease, 4, b"z") == -2
+    assert [await fabric.broker.emit(lease, seq, b"y") for seq in (2, 3, 4)] == [1, 1, 1]
+    assert [entry["s"] for entry in await _inbox(fabric, "piece")] == ["1", "2", "3", "4"]
+
+
 async def test_a_job_that_is_not_streamed_does_not_fill_the_inbox(fabric: Fabric) -> None:
     lease = await _running(fabric)
     assert await fabric.broker.emit(lease, 1, b"x")

@@ -274,12 +274,9 @@ class RecordingClient:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def job(self, job_id: str) -> object:
-        return object()
-
     def submit(self, **asked: Any) -> object:
         self.asked = asked
-        return SimpleNamespace(id="j1")
+        return SimpleNamespace(id="j1", accepted=lambda: None)
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from sollol_broker.errors import BrokerUnavailable
 from sollol_broker.url import DEFAULT_URL, BrokerUrl, Tls, parse
+from sollol_broker.words import Durability
 
+_HA = Durability.HA
 _SECRET = "hunter2"  # noqa: S105  # the canary that must show nowhere
 
 
@@ -44,15 +46,15 @@ _SECRET = "hunter2"  # noqa: S105  # the canary that must show nowhere
         ("unix://:hunter2@/run/a@b.sock", BrokerUrl("unix", path="/run/a@b.sock", password=_SECRET)),
         (
             "redis+sentinel://a,b:26380,[::1]:5/main/2",
-            BrokerUrl("sentinel", (("a", 26379), ("b", 26380), ("::1", 5)), service="main", db=2),
+            BrokerUrl("sentinel", (("a", 26379), ("b", 26380), ("::1", 5)), service="main", db=2, durability=_HA),
         ),
         (
             "rediss+sentinel://:hunter2@a/main",
-            BrokerUrl("sentinel", (("a", 26379),), service="main", password=_SECRET, tls=Tls()),
+            BrokerUrl("sentinel", (("a", 26379),), service="main", password=_SECRET, tls=Tls(), durability=_HA),
         ),
-        ("redis+cluster://a,b:7001", BrokerUrl("cluster", (("a", 6379), ("b", 7001)))),
-        ("redis+cluster://a/0", BrokerUrl("cluster", (("a", 6379),))),
-        ("rediss+cluster://me@a", BrokerUrl("cluster", (("a", 6379),), username="me", tls=Tls())),
+        ("redis+cluster://a,b:7001", BrokerUrl("cluster", (("a", 6379), ("b", 7001)), durability=_HA)),
+        ("redis+cluster://a/0", BrokerUrl("cluster", (("a", 6379),), durability=_HA)),
+        ("rediss+cluster://me@a", BrokerUrl("cluster", (("a", 6379),), username="me", tls=Tls(), durability=_HA)),
     ],
 )  # fmt: skip
 def test_every_form(text: str, url: BrokerUrl) -> None:
@@ -84,6 +86,17 @@ def test_the_password_may_lie_in_a_file(tmp_path: Path) -> None:
     assert parse("redis://box", environ={"SOLLOL_REDIS_PASSWORD_FILE": str(file)}).password == _SECRET
     assert parse(f"redis+sentinel://a/main?sentinel_password_file={file}").sentinel_password == _SECRET
     assert _SECRET not in repr(parse(f"redis+sentinel://a/main?sentinel_password_file={file}"))
+
+
+def test_how_durable_it_is_says_the_url_else_the_environment_else_the_kind_of_servers() -> None:
+    disk = {"SOLLOL_DURABILITY": "disk"}
+    assert parse("redis://box").durability is Durability.LOCAL
+    assert parse("redis://box", environ=disk).durability is Durability.DISK
+    assert parse("redis://box?durability=ha", environ=disk).durability is Durability.HA
+    assert parse("redis+sentinel://box/main").durability is Durability.HA
+    assert parse("redis+sentinel://box/main?durability=local").durability is Durability.LOCAL
+    with pytest.raises(BrokerUnavailable, match="none of local, disk, ha"):
+        parse("redis://box?durability=paper")
 
 
 def test_the_password_may_stand_in_the_environment() -> None:

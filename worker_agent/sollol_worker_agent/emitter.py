@@ -22,6 +22,8 @@ _KEPT_SECONDS = 1.0
 class Emitter:
     """The outgoing pieces of one job. What comes while a write is in flight goes out in the next.
 
+    What was written is kept, since a failover may lose it: then it is written again, and no reader finds a gap.
+
     Args:
         streams: whether somebody reads along: then the first piece leaves at once.
         on_lost: called once when Redis says that the job is no longer ours.
@@ -45,7 +47,7 @@ class Emitter:
         self._pending: list[Piece] = []
         self._at = 0
         self._seam: Seam | None = None
-        self._seq = 0
+        self._written: list[tuple[bytes, Seam | None]] = []
         self._due_at = 0.0 if streams else clock() + _FIRST_KEPT_SECONDS
         self._sending: asyncio.Task[None] | None = None
 
@@ -91,20 +93,29 @@ class Emitter:
             self._sending = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
-        while self._pending or self._seam is not None:
-            pieces, self._pending = self._pending, []
-            seam, self._seam = self._seam, None
-            self._due_at = self._clock() + _KEPT_SECONDS
-            self._seq += 1
-            data = joined(pieces)
-            if self._at:
-                data["at"] = self._at
-            if seam is not None:
-                data["seam"] = {name: getattr(seam, name) for name in Seam.__slots__}
-            self._at += len(data.get("text", ""))
-            if not await self._broker.emit(self._lease, self._seq, pack(data), seam=seam):
+        seq = len(self._written)
+        while self._pending or self._seam is not None or seq < len(self._written):
+            if seq == len(self._written):
+                self._written.append(self._next())
+            data, seam = self._written[seq]
+            reply = await self._broker.emit(self._lease, seq + 1, data, seam=seam)
+            if reply == 0:
                 self._pending.clear()
                 self._on_lost()
                 return
-            if not self._streams:
+            seq = seq + 1 if reply > 0 else -reply - 1
+            if not self._streams and seq == len(self._written):
                 return
+
+    def _next(self) -> tuple[bytes, Seam | None]:
+        """All that is pending, as one piece."""
+        pieces, self._pending = self._pending, []
+        seam, self._seam = self._seam, None
+        self._due_at = self._clock() + _KEPT_SECONDS
+        data = joined(pieces)
+        if self._at:
+            data["at"] = self._at
+        if seam is not None:
+            data["seam"] = {name: getattr(seam, name) for name in Seam.__slots__}
+        self._at += len(data.get("text", ""))
+        return pack(data), seam

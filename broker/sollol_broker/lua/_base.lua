@@ -25,6 +25,13 @@ end
 -- The envelope lies with the pictures, apart from the record: who may read records need not read prompts.
 local function envelope_of(F, id) return redis.call('HGET', blob_key(F, id), 'env') end
 
+-- Writes what stands there already. Whoever repeats a call asks the server next whether a replica, or the disk, has it
+-- (WAIT); a connection that has written nothing would be told yes.
+local function affirmed(job, state)
+  redis.call('HSET', job, 'state', state)
+  return state
+end
+
 -- Tells a follower's inbox; a process that is gone has none, and none is made for it.
 local function tell(F, who, ...)
   if who and who ~= '' then

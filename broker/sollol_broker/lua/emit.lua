@@ -2,7 +2,7 @@
 -- KEYS 1 fabric prefix
 -- ARGV 1 id 2 fence 3 nonce 4 seq, from 1 5 piece (msgpack) [6 characters said by earlier attempts, which this one goes on
 --      with 7 how]: only with the first piece
--- returns 1 shown | 0 the job is no longer the caller's
+-- returns 1 shown | 0 the job is no longer the caller's | -n not shown: piece n, before it, is missing (a failover lost it)
 local function emit(keys, a)
   local F, id, seq = keys[1], a[1], tonumber(a[4])
   local job = job_key(F, id)
@@ -16,6 +16,7 @@ local function emit(keys, a)
     forget_hedge(F, id)
   end
   if seq <= tonumber(h[4]) then return 1 end
+  if seq > tonumber(h[4]) + 1 then return -(tonumber(h[4]) + 1) end
   redis.call('HSET', job, 'seq', seq)
   if a[6] then note_seam(F, id, a[6], a[7], now_ms()) end
   if seq == 1 then redis.call('HSET', job, 'first', ms(now_ms())) end

@@ -49,6 +49,7 @@ local function finish(keys, a)
     taken = 1
   elseif h[1] == 'done' and h[2] == a[2] and h[3] == a[3] then
     taken = 1                              -- this very call, repeated
+    affirmed(job_key(F, id), 'done')
   end
   if #a > 7 then return {taken, claim_for(F, a, 8)} end
   return {taken}

@@ -78,7 +78,7 @@ local function submit(keys, a)
   local F, id, model, app, request = keys[1], a[1], a[3], a[5], a[19]
   local job = job_key(F, id)
   local state = redis.call('HGET', job, 'state')
-  if state then return {'known', state} end
+  if state then return {'known', affirmed(job, state)} end
   local now, same, same_state = now_ms(), shared(F, request)
   if same and same_state == 'done' then return {'shared', same, same_state} end
   local is_served = redis.call('ZCOUNT', serves_key(F, model), ms(now), '+inf') > 0

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from . import output
 from .following import follow
 from .options import fabric_options, job_options, open_client
-
-if TYPE_CHECKING:
-    from sollol_client import Client, Job
-
-_LOOK_SECONDS = 0.02
 
 
 @click.command()
@@ -74,7 +68,7 @@ def submit(
         if wait:
             follow(job, as_json=as_json)
             return
-        _wait_until_accepted(client, job)
+        job.accepted()
     if as_json:
         output.print_json({"job": job.id})
     else:
@@ -91,17 +85,3 @@ def attach(url: str, as_json: bool, job_id: str) -> None:
     """
     with open_client(url) as client:
         follow(client.attach(job_id), as_json=as_json)
-
-
-def _wait_until_accepted(client: Client, job: Job) -> None:
-    """Return once Redis has the job: from then on it cannot be lost by our leaving.
-
-    Raises:
-        SollolError: it was refused.
-    """
-    # Ends by itself: a job that is not accepted within the client's patience ends with BrokerUnavailable.
-    while client.job(job.id) is None:
-        if job.done():
-            job.result()
-            return
-        time.sleep(_LOOK_SECONDS)

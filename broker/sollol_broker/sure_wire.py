@@ -1,0 +1,89 @@
+"""A wire whose replies come when what they report is safe: on the disk, or on a replica."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from .wire import Reply, Wire
+from .words import Durability
+
+# Shorter than a link's stall time, or a slow replica would look like a dead server.
+_CONFIRM_MS = 1000
+
+
+_QUESTIONS: dict[Durability, tuple[object, ...]] = {
+    Durability.DISK: ("WAITAOF", 1, 0, _CONFIRM_MS),
+    Durability.HA: ("WAIT", 1, _CONFIRM_MS),
+}
+_UNCONFIRMED = {
+    Durability.DISK: "its disk has not confirmed it in time: is it busy or full?",
+    Durability.HA: "no replica has confirmed it in time: are there any, and do they keep up? Without, durability=local",
+}
+
+
+class Unconfirmed(RedisError):
+    """The server has done it, and would lose it with itself. Whether it stays is not known: repeat it."""
+
+
+class SureWire(Wire):
+    """A wire whose replies come when what they report is safe.
+
+    One question to the server confirms all that was sent before it, and there is one at a time: the busier the wire,
+    the more each one confirms. A command that says "done already" must write something, or there is nothing to ask for.
+    """
+
+    def __init__(
+        self, connection: AbstractConnection, *, stall_seconds: float, durability: Durability
+    ) -> None:
+        super().__init__(connection, stall_seconds=stall_seconds)
+        self._question = _QUESTIONS[durability]
+        self._unconfirmed = _UNCONFIRMED[durability]
+        self._unasked: list[tuple[asyncio.Future[Reply], asyncio.Future[Reply]]] = []
+        self._is_asking = False
+
+    def send(self, *command: Any) -> asyncio.Future[Reply]:
+        """Send a command; the future gets its reply once that is safe, redis-py's error, or Unconfirmed."""
+        reply = super().send(*command)
+        loop = asyncio.get_running_loop()
+        sure: asyncio.Future[Reply] = loop.create_future()
+        self._unasked.append((reply, sure))
+        if not self._is_asking:
+            self._is_asking = True
+            loop.call_soon(self._ask)  # after all that this turn of the loop sends
+        return sure
+
+    def _ask(self) -> None:
+        group, self._unasked = self._unasked, []
+        confirmed = super().send(*self._question)
+        confirmed.add_done_callback(partial(self._settle, group))
+
+    def _settle(
+        self,
+        group: list[tuple[asyncio.Future[Reply], asyncio.Future[Reply]]],
+        confirmed: asyncio.Future[Reply],
+    ) -> None:
+        doubt = None if confirmed.cancelled() else confirmed.exception()
+        if doubt is None and not _is_yes(confirmed.result()):
+            doubt = Unconfirmed(self._unconfirmed)
+        for reply, sure in group:
+            error = reply.exception() or doubt
+            if sure.done():
+                continue
+            if error is not None:
+                sure.set_exception(error)
+            else:
+                sure.set_result(reply.result())
+        if self._unasked:
+            self._ask()
+        else:
+            self._is_asking = False
+
+
+def _is_yes(reply: Any) -> bool:
+    """WAIT gives how many replicas have it; WAITAOF whether the disk here does, and how many elsewhere."""
+    return bool((reply[0] if isinstance(reply, list) else reply) >= 1)
