@@ -123,6 +123,21 @@ async def test_an_open_ended_template_goes_on_behind_the_text(redis_url: str, cl
     assert rest[1]["options"]["num_predict"] == 3
 
 
+async def test_a_reader_that_comes_back_reads_on_across_the_seam(redis_url: str, client: AsyncClient) -> None:
+    async with dying(redis_url) as first, OllamaDouble([OPEN]) as second:
+        job = client.submit(chat="hi", model="tiny", stream=True)
+        await let_tokens_flow(first, 4)
+        _, pieces = await begun(job)
+        async with worker(redis_url, second.url, node="second"):
+            await first.stop()
+            whole = await job
+        async with AsyncClient(redis_url) as another:
+            rest = [piece async for piece in another.attach(job.id, after=pieces[0].entry_id)]
+            late = [piece async for piece in another.attach(job.id, after=rest[-1].entry_id)]
+    assert pieces[0] + "".join(rest) == whole.text == FOX
+    assert late == []
+
+
 async def test_the_probe_is_made_once_per_model(redis_url: str, client: AsyncClient) -> None:
     async with OllamaDouble([OPEN]) as second:
         for at in range(2):

@@ -157,6 +157,31 @@ async def _read_elsewhere(redis_url: str, job_id: str) -> str:
     return await asyncio.to_thread(output_of, _READER, redis_url, job_id)
 
 
+async def test_a_worker_that_wakes_up_while_another_goes_on_adds_nothing(
+    redis_url: str, client: AsyncClient, servers: dict[str, str], tmp_path: Path
+) -> None:
+    whole = await uninterrupted(client, servers["toy"], "toy raw", redis_url)
+    async with (
+        gate(servers["toy"], 10) as held,
+        gate(servers["toy"], 10) as other,
+        worker_process(redis_url, tmp_path / "n1", "--backend", held.url) as zombie,
+    ):
+        job = client.submit(**ASKED["toy raw"], options=OPTIONS, stream=True, wait_for_node=True)
+        await all_shown(redis_url, job.id, 10)
+        zombie.process.send_signal(signal.SIGSTOP)
+        async with worker_process(redis_url, tmp_path / "n2", "--backend", other.url, node="n2"):
+            await all_shown(redis_url, job.id, 20)
+            # It has what to say, and believes in its lease for as long as nobody tells it.
+            await held.allow(None)
+            zombie.process.send_signal(signal.SIGCONT)
+            await wait_until(lambda: held.passed > TOKENS, timeout=10, what="the zombie to be told the rest")
+            await other.allow(None)
+            pieces = [piece async for piece in job]
+            answer = await job
+    check(whole, pieces, answer)
+    assert answer.routing.node == "n2"
+
+
 @pytest.mark.parametrize("name", ["smollm2 chat", "toy raw"])
 @pytest.mark.parametrize("cut", [5, 30])
 async def test_a_killed_llama_server_leaves_no_trace_in_the_text(
