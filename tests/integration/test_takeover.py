@@ -188,6 +188,21 @@ async def test_one_that_says_something_else_again_is_an_error_with_the_text_so_f
     assert "".join(pieces) == lost.value.partial == BEGUN
 
 
+async def test_an_error_that_ends_the_job_holds_all_that_was_shown(
+    redis_url: str, client: AsyncClient
+) -> None:
+    async with dying(redis_url) as first, OllamaDouble([OPEN]) as second:
+        second.faults.answer_status = 500
+        job = client.submit(chat="hi", model="tiny", stream=True)
+        await let_tokens_flow(first, 4)
+        _, pieces = await begun(job)
+        async with worker(redis_url, second.url, node="second", most_errors=2):
+            await first.stop()
+            with pytest.raises(BackendError) as failed:
+                await job
+    assert failed.value.partial == "".join(pieces) == BEGUN
+
+
 async def test_another_node_may_do_what_one_cannot(redis_url: str, client: AsyncClient) -> None:
     async with dying(redis_url) as first, OllamaDouble([CREATIVE]) as second, OllamaDouble([OPEN]) as third:
         job = client.submit(chat="hi", model="tiny", stream=True)

@@ -113,7 +113,7 @@ class Runner:
         except BackendError as error:
             if error.status is not None and (better := await self._wrong_kind()) is not None:
                 raise better from error
-            error.partial = self._collector.text or error.partial
+            error.partial = self._text_so_far() or error.partial
             if error.retryable:
                 await self._keep_what_was_said()
             raise
@@ -129,6 +129,11 @@ class Runner:
             )
         is_rest = self._takeover is not None and self._takeover.how in ("continued", "complete")
         return Answered(data, self._envelope.model, whole, fields, is_rest)
+
+    def _text_so_far(self) -> str:
+        """Of this attempt, or else of those before it."""
+        before = self._takeover.so_far.said.text if self._takeover is not None else ""
+        return self._collector.text or before
 
     async def _keep_what_was_said(self) -> None:
         """The next attempt goes on with it."""
@@ -158,7 +163,7 @@ class Runner:
             f"{self._lane.backend.url} was not done after {total:g} s; give the job a longer timeout, or raise "
             "the total timeout of the worker",
             phase="total",
-            partial=self._collector.text,
+            partial=self._text_so_far(),
         )
 
     async def _wrong_kind(self) -> BackendError | None:
