@@ -420,6 +420,18 @@ async def test_only_the_admin_loads_the_functions(locked: Locked) -> None:
     await broker.close()
 
 
+@pytest.mark.parametrize("role", [Role.CLIENT, Role.GATEWAY, Role.WORKER, Role.COORDINATOR, Role.DASHBOARD])
+async def test_the_doctor_says_what_it_may_not_see(locked: Locked, role: Role) -> None:
+    doctor = ["doctor", "--json", "--redis", locked.url(role)]
+    said = await asyncio.to_thread(CliRunner().invoke, command_line, doctor)
+    findings = {each["id"]: each for each in json.loads(said.stdout)["findings"]}
+    assert "CONFIG" in findings["doctor.blind"]["found"]
+    assert f"sollol-{_FABRIC}-{role}" in findings["access.open"]["found"]
+    assert ("functions.usable" in findings) == (role is not Role.DASHBOARD)
+    assert {name for name, each in findings.items() if each["severity"] == "error"} == {"workers.connected"}
+    assert locked.passwords[role] not in said.output
+
+
 async def test_a_user_that_may_not_even_give_its_name(locked: Locked) -> None:
     with locked.raw(Role.ADMIN) as admin:
         admin.execute_command("ACL", "SETUSER", "tight", "on", ">pw", f"~{F}*", "+ping")
