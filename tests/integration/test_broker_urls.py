@@ -373,7 +373,7 @@ async def test_tls_to_sentinel_and_to_what_it_names(certificates: _Certificates,
     own = (
         f"ca={certificates.path('ca.pem')}&cert={certificates.path('client.pem')}"
         # Sentinel names addresses, and the certificate is for a name.
-        f"&key={certificates.path('client.key')}&check_hostname=no"
+        f"&key={certificates.path('client.key')}&check_hostname=no&durability=local"
     )
     directives = _tls_directives(certificates, port)
     with (
