@@ -258,7 +258,7 @@ class Link:
         if self._durability is Durability.LOCAL:
             wire = Wire(connection, stall_seconds=stall)
         else:
-            wire = SureWire(connection, stall_seconds=stall, durability=self._durability)
+            wire = SureWire(connection, stall_seconds=stall)
         async with asyncio.timeout(_MOVING_CONNECT_SECONDS if self._primary.moves else None):
             await wire.open()
             try:

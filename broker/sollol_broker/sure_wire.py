@@ -1,4 +1,4 @@
-"""A wire whose replies come when what they report is safe: on the disk, or on a replica."""
+"""A wire whose replies come when what they report is safe: when a replica has it, too."""
 
 from __future__ import annotations
 
@@ -10,20 +10,13 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from .wire import Reply, Wire
-from .words import Durability
 
 # Shorter than a link's stall time, or a slow replica would look like a dead server.
 _CONFIRM_MS = 1000
 
-
-_QUESTIONS: dict[Durability, tuple[object, ...]] = {
-    Durability.DISK: ("WAITAOF", 1, 0, _CONFIRM_MS),
-    Durability.HA: ("WAIT", 1, _CONFIRM_MS),
-}
-_UNCONFIRMED = {
-    Durability.DISK: "its disk has not confirmed it in time: is it busy or full?",
-    Durability.HA: "no replica has confirmed it in time: are there any, and do they keep up? Without, durability=local",
-}
+_UNCONFIRMED = (
+    "no replica has confirmed it in time: are there any, and do they keep up? Without, durability=local"
+)
 
 
 class Unconfirmed(RedisError):
@@ -37,12 +30,8 @@ class SureWire(Wire):
     the more each one confirms. A command that says "done already" must write something, or there is nothing to ask for.
     """
 
-    def __init__(
-        self, connection: AbstractConnection, *, stall_seconds: float, durability: Durability
-    ) -> None:
+    def __init__(self, connection: AbstractConnection, *, stall_seconds: float) -> None:
         super().__init__(connection, stall_seconds=stall_seconds)
-        self._question = _QUESTIONS[durability]
-        self._unconfirmed = _UNCONFIRMED[durability]
         self._unasked: list[tuple[asyncio.Future[Reply], asyncio.Future[Reply]]] = []
         self._is_asking = False
 
@@ -59,7 +48,7 @@ class SureWire(Wire):
 
     def _ask(self) -> None:
         group, self._unasked = self._unasked, []
-        confirmed = super().send(*self._question)
+        confirmed = super().send("WAIT", 1, _CONFIRM_MS)
         confirmed.add_done_callback(partial(self._settle, group))
 
     def _settle(
@@ -68,8 +57,8 @@ class SureWire(Wire):
         confirmed: asyncio.Future[Reply],
     ) -> None:
         doubt = None if confirmed.cancelled() else confirmed.exception()
-        if doubt is None and not _is_yes(confirmed.result()):
-            doubt = Unconfirmed(self._unconfirmed)
+        if doubt is None and confirmed.result() < 1:
+            doubt = Unconfirmed(_UNCONFIRMED)
         for reply, sure in group:
             error = reply.exception() or doubt
             if sure.done():
@@ -82,8 +71,3 @@ class SureWire(Wire):
             self._ask()
         else:
             self._is_asking = False
-
-
-def _is_yes(reply: Any) -> bool:
-    """WAIT gives how many replicas have it; WAITAOF whether the disk here does, and how many elsewhere."""
-    return bool((reply[0] if isinstance(reply, list) else reply) >= 1)

@@ -5,7 +5,7 @@
     redis+sentinel://host[:26379][,host…]/SERVICE[/db]   rediss+sentinel://…
     redis+cluster://host[:6379][,host…]                  rediss+cluster://…
 
-Options after "?": `fabric=NAME`, `durability=local|disk|ha`, `password_file=PATH`, `sentinel_password_file=PATH`,
+Options after "?": `fabric=NAME`, `durability=local|ha`, `password_file=PATH`, `sentinel_password_file=PATH`,
 `payload_key_file=PATH`, and for TLS `ca=PATH`, `cert=PATH`, `key=PATH`, `check_hostname=no`; redis-py's `ssl_ca_certs`,
 `ssl_certfile`, `ssl_keyfile` and `ssl_check_hostname` mean the same.
 """

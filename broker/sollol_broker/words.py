@@ -45,12 +45,10 @@ class Durability(StrEnum):
     """When a job counts as submitted, answered or cancelled.
 
     LOCAL: when Redis says so. What it may lose then is up to its `appendfsync`; whoever waits sends its job again.
-    DISK: when Redis has it on its disk as well (WAITAOF; Valkey, or Redis 7.2 and newer, with an append-only file).
     HA: when a replica has it as well (WAIT): no failover to that replica loses it.
     """
 
     LOCAL = "local"
-    DISK = "disk"
     HA = "ha"
 
 

@@ -33,9 +33,8 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
         url: the fabric's Redis; None = $SOLLOL_REDIS_URL, else redis://127.0.0.1:6379/0.
         app: this application's name, as the fabric shows it.
         metadata: shown beside the name.
-        durability: when a job counts as accepted: "local" = once Redis has it, "disk" = once its disk has it,
-            "ha" = once a replica has it. None = as the URL or $SOLLOL_DURABILITY says, else "ha" with Sentinel
-            or Cluster.
+        durability: when a job counts as accepted: "local" = once Redis has it, "ha" = once a replica has it, too.
+            None = as the URL or $SOLLOL_DURABILITY says, else "ha" with Sentinel or Cluster.
         connect_timeout: seconds for one try to reach Redis.
         cache: whether equal requests share one answer where that is safe: see `submit`.
         cache_scope: "app" = with requests of the same app only; "shared" = with those of every app that says so.

@@ -391,7 +391,7 @@ async def test_tls_to_sentinel_and_to_what_it_names(certificates: _Certificates,
         try:
             url = f"rediss+sentinel://:{_SECRET}@localhost:{watching}/main"
             await wait_until(lambda: _opens(f"{url}?{own}"), timeout=10, what="the sentinel to answer")
-            await _one_job(f"{url}?{own}")
+            await _one_job(f"{url}?{own}&durability=local")
             await _refusal(f"{url}?ca={certificates.path('stranger.pem')}&check_hostname=no")
             assert process.poll() is None, last_lines(log)
         finally:
@@ -424,7 +424,7 @@ async def test_tls_to_a_cluster(certificates: _Certificates, tmp_path: Path) -> 
         finally:
             await node.close()
         url = f"rediss+cluster://:{_SECRET}@127.0.0.1:{port}"
-        await _one_job(f"{url}?{own}")
+        await _one_job(f"{url}?{own}&durability=local")
         await _refusal(f"{url}?ca={certificates.path('stranger.pem')}&check_hostname=no")
 
 

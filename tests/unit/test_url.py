@@ -89,13 +89,13 @@ def test_the_password_may_lie_in_a_file(tmp_path: Path) -> None:
 
 
 def test_how_durable_it_is_says_the_url_else_the_environment_else_the_kind_of_servers() -> None:
-    disk = {"SOLLOL_DURABILITY": "disk"}
+    ha, local = {"SOLLOL_DURABILITY": "ha"}, {"SOLLOL_DURABILITY": "local"}
     assert parse("redis://box").durability is Durability.LOCAL
-    assert parse("redis://box", environ=disk).durability is Durability.DISK
-    assert parse("redis://box?durability=ha", environ=disk).durability is Durability.HA
+    assert parse("redis://box", environ=ha).durability is Durability.HA
+    assert parse("redis://box?durability=ha", environ=local).durability is Durability.HA
     assert parse("redis+sentinel://box/main").durability is Durability.HA
     assert parse("redis+sentinel://box/main?durability=local").durability is Durability.LOCAL
-    with pytest.raises(BrokerUnavailable, match="none of local, disk, ha"):
+    with pytest.raises(BrokerUnavailable, match="none of local, ha"):
         parse("redis://box?durability=paper")
 
 

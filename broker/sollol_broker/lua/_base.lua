@@ -25,7 +25,7 @@ end
 -- The envelope lies with the pictures, apart from the record: who may read records need not read prompts.
 local function envelope_of(F, id) return redis.call('HGET', blob_key(F, id), 'env') end
 
--- Writes what stands there already. Whoever repeats a call asks the server next whether a replica, or the disk, has it
+-- Writes what stands there already. Whoever repeats a call asks the server next whether a replica has it
 -- (WAIT); a connection that has written nothing would be told yes.
 local function affirmed(job, state)
   redis.call('HSET', job, 'state', state)
