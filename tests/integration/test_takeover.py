@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -121,6 +122,24 @@ async def test_an_open_ended_template_goes_on_behind_the_text(redis_url: str, cl
     assert len(probe) == 2, "it is tried once"
     assert rest[1]["messages"][-1] == {"role": "assistant", "content": BEGUN}
     assert rest[1]["options"]["num_predict"] == 3
+
+
+@pytest.mark.parametrize("model", [OPEN, CLOSED])
+async def test_cancelling_a_job_that_was_taken_over_frees_its_server(
+    redis_url: str, client: AsyncClient, model: DoubleModel
+) -> None:
+    slow = replace(model, token_seconds=0.1)
+    async with dying(redis_url) as first, OllamaDouble([slow]) as second:
+        job = client.submit(chat="hi", model="tiny", stream=True)
+        await let_tokens_flow(first, 4)
+        reader, _ = await begun(job)
+        async with worker(redis_url, second.url, node="second"):
+            await first.stop()
+            await anext(reader)
+            second.tokens_may_flow.clear()
+            await wait_until(lambda: second.seen.generating == 1, timeout=5, what="the rest")
+            await job.cancel()
+            await wait_until(lambda: second.seen.generating == 0, timeout=2, what="the server to be free")
 
 
 async def test_a_reader_that_comes_back_reads_on_across_the_seam(redis_url: str, client: AsyncClient) -> None:

@@ -6,7 +6,7 @@ What was shown to a reader stays: the text in the job's events is never taken ba
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,47 +67,43 @@ class Takeover:
 
         Raises:
             BackendError: the backend's own.
-        TextLost: what was shown cannot be gone on with here.
+            TextLost: what was shown cannot be gone on with here.
         """
-        said = self.so_far.said
-        if not said.text and not _has_called(said):  # 1
-            async for event in self._begin():
-                yield event
-            return
-        why = refusal(self.kind, self.request) or refusal_of(said)
-        if not self.so_far.is_whole or _has_called(said):  # 2
-            why = "the beginning of the text is no longer in Redis" if not self.so_far.is_whole else why
+        said, is_whole = self.so_far.said, self.so_far.is_whole
+        why, here = refusal(self.kind, self.request) or refusal_of(said), ""
+        if is_whole and not said.text and not _has_called(said):  # 1
+            source = self._begin()
+        elif not is_whole or _has_called(said):  # 2
             if self.is_shown:
-                raise self._lost(why, retryable=False)
-            async for event in self._begin():
-                yield event
-            return
-        if not why and tokens_left(self.request, said) == 0:  # 3
+                lost = why if is_whole else "the beginning of the text is no longer in Redis"
+                raise self._lost(lost, retryable=False)
+            source = self._begin()
+        elif not why and tokens_left(self.request, said) == 0:  # 3
             self.how = "complete"
             yield End({"done_reason": "length"})
             return
-        if not why:  # 4
-            try:
-                async for event in self._continued(said):
-                    yield event
-                return
-            except CannotContinue as cannot:
-                here = str(cannot)
         else:
-            here = ""
-        log.info("job %s: begins anew: %s", self.job_id, why or here)
-        async for event in self._again(said, why or here, retryable=not why):  # 5
-            yield event
+            if not why:  # 4
+                try:
+                    async with aclosing(self._continued(said)) as events:
+                        async for event in events:
+                            yield event
+                    return
+                except CannotContinue as cannot:
+                    here = str(cannot)
+            log.info("job %s: begins anew: %s", self.job_id, why or here)
+            source = self._repeated(said, why or here, not why) if self.is_shown else self._begin()  # 5
+        async with aclosing(source) as events:  # type: ignore[type-var]  # generators have aclose
+            async for event in events:
+                yield event
 
     def whole(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The closing fields of the whole answer."""
         return dict(fields) if self.how in ("", "repeated") else whole_fields(fields, self.said)
 
-    async def _begin(self) -> AsyncGenerator[Piece | End, None]:
+    def _begin(self) -> AsyncIterator[Piece | End]:
         ask = self.lane.backend.chat if self.kind is JobKind.CHAT else self.lane.backend.generate
-        async with aclosing(ask(self.model, self.request, self.timeouts)) as events:  # type: ignore[type-var]  # generators have aclose
-            async for event in events:
-                yield event
+        return ask(self.model, self.request, self.timeouts)
 
     async def _continued(self, said: Said) -> AsyncGenerator[Piece | End, None]:
         backend = self.lane.backend
@@ -125,11 +121,7 @@ class Takeover:
             # Refused as a longer conversation; the job itself had been taken.
             raise CannotContinue(str(error)) from error
 
-    async def _again(self, said: Said, why: str, *, retryable: bool) -> AsyncGenerator[Piece | End, None]:
-        if not self.is_shown:
-            async for event in self._begin():
-                yield event
-            return
+    async def _repeated(self, said: Said, why: str, retryable: bool) -> AsyncGenerator[Piece | End, None]:
         try:
             async with aclosing(repeated(self._begin(), said.text)) as events:
                 async for event in events:
