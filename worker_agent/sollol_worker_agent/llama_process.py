@@ -9,7 +9,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Self
 
 import httpx
 
-from sollol_broker.child import ChildProcess, describe_exit, free_port, last_lines
+from sollol_broker.child import ChildProcess, describe_exit, free_port, is_taken, last_lines
 from sollol_broker.errors import BackendError
 
 from .gguf_header import BadGguf, GgufHeader, read_header
@@ -159,7 +158,7 @@ class LlamaServerProcess:
             for _ in range(_PORT_TRIES):
                 self._port = self._port or free_port()
                 # Another llama-server there would answer for ours while ours is still starting.
-                if not _is_taken(self._port):
+                if not is_taken(self._port):
                     self._process = self._launch(binary)
                     if await self._ready(budget):
                         return
@@ -257,7 +256,7 @@ class LlamaServerProcess:
                 if (status := self._process.poll()) is not None:
                     said = last_lines(self.log)
                     # Its last words may be missing: it does not wait for its log when it gives up.
-                    if "couldn't bind" in said or _is_taken(self._port):
+                    if "couldn't bind" in said or is_taken(self._port):
                         return False
                     raise BackendError(_why_it_ended(status, said))
                 if answers:
@@ -296,17 +295,6 @@ def _why_it_ended(status: int, said: str) -> str:
         hint = "apt-get install libgomp1" if missing[1].startswith("libgomp") else "install what provides it"
         return f"llama-server lacks the shared library {missing[1]}: {hint}"
     return f"llama-server ended while it started ({describe_exit(status)}). {_quote(said)}"  # 3
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        # As the server does: what is left of closed connections is no obstacle.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-        return False
 
 
 def _quote(said: str) -> str:

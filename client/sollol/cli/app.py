@@ -50,6 +50,9 @@ ENTRIES = {
     "up": Entry("Begin", "up", "up", "Start a private Redis and a worker here, until Ctrl-C.", "local"),
     "demo": Entry("Begin", "demo", "demo", "See it work from start to end, with real models.", "local"),
     "doctor": Entry("Begin", "doctor", "doctor", "Check Redis, workers and backends; say what to do."),
+    "setup-llama-cpp": Entry(
+        "Begin", "setup_llama_cpp", "setup_llama_cpp", "Find llama.cpp, or build it; try it out.", "worker"
+    ),
     "chat": Entry("Ask", "chat", "chat", "Ask a model and watch the answer come."),
     "submit": Entry("Ask", "submit", "submit", "Hand in a job and get its id at once."),
     "attach": Entry("Ask", "submit", "attach", "Follow a job that was handed in before."),

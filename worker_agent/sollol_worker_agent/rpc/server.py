@@ -6,10 +6,10 @@ import asyncio
 import time
 from pathlib import Path
 
-from sollol_broker.child import ChildProcess, describe_exit, free_port, last_lines
+from sollol_broker.child import ChildProcess, describe_exit, free_port, is_taken, last_lines
 from sollol_broker.errors import BackendError
 
-from ..llama_binaries import find_rpc_server
+from ..llama_binaries import LlamaBinary, find_rpc_server
 from .wire import RpcReport, RpcState, ask
 
 _START_SECONDS = 20.0
@@ -26,14 +26,25 @@ class RpcServer:
         log_directory: for what it says; no prompt is in there.
         threads: for a device that is a CPU. caches: whether it keeps large tensors on disk, so that the next
             load of the same model reads them there and not from the network.
+        port: 0 = a free one. binary: None = see `find_rpc_server`.
     """
 
-    def __init__(self, *, log_directory: Path, threads: int = 1, caches: bool = True) -> None:
-        self._log = log_directory / "rpc-server.log"
+    def __init__(
+        self,
+        *,
+        log_directory: Path,
+        threads: int = 1,
+        caches: bool = True,
+        port: int = 0,
+        binary: LlamaBinary | None = None,
+    ) -> None:
+        self.log = log_directory / "rpc-server.log"
         self._threads = threads
         self._caches = caches
         self._process: ChildProcess | None = None
-        self.port = 0
+        self._given_port = port
+        self._binary = binary
+        self.port = port
 
     @property
     def is_running(self) -> bool:
@@ -51,15 +62,17 @@ class RpcServer:
         Raises:
             BackendError: there is none, or it does not start; the text says what to do.
         """
-        binary = find_rpc_server()
-        self.port = free_port()
+        binary = self._binary or find_rpc_server()
+        self.port = self._given_port or free_port()
+        if self._given_port and is_taken(self._given_port):  # whoever has it would answer for ours
+            raise BackendError(f"port {self.port} of 127.0.0.1 is taken: choose another")
         command = [str(binary.path), "-H", _ADDRESS, "-p", str(self.port), "-t", str(self._threads)]
         environment = binary.full_environment()
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._log.write_bytes(b"")
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.write_bytes(b"")
         try:
             self._process = ChildProcess(
-                [*command, *(("-c",) if self._caches else ())], environment=environment, log=self._log
+                [*command, *(("-c",) if self._caches else ())], environment=environment, log=self.log
             )
         except OSError as error:
             raise BackendError(f"the rpc-server cannot be started: {error}") from error
@@ -88,7 +101,7 @@ class RpcServer:
         end = time.monotonic() + _START_SECONDS
         while True:
             if (status := self._process.poll()) is not None:
-                said = last_lines(self._log)
+                said = last_lines(self.log)
                 raise BackendError(f"the rpc-server ended while it started ({describe_exit(status)}): {said}")
             report = await ask(_ADDRESS, self.port)
             if report.state is RpcState.IDLE:
