@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis.asyncio
 from accounts import Asked, hear_all, read_ledger
+from network import Network, network_to_cut
 
 from fabric import worker
 from sollol_broker.embedded import EmbeddedBroker
@@ -30,64 +28,10 @@ _SLOW_ECHO = f"echo://?slots={_SLOTS}&delay_ms=4000&models=echo"
 _ECHO = f"echo://?slots={_SLOTS}&models=echo"
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A second machine, as far as the network goes, with a cable to this one."""
-
-    name: str
-    here: str
-
-    def run(self, *command: str) -> tuple[str, ...]:
-        """A command line that runs over there."""
-        return ("ip", "netns", "exec", self.name, *command)
-
-    def cut(self) -> None:
-        """Lose all packets, both ways, without telling anybody."""
-        rules = "add table inet cut; "
-        for hook in ("input", "output"):
-            rules += f"add chain inet cut {hook} {{ type filter hook {hook} priority 0; policy drop; }}; "
-        _must(*self.run("nft", rules))
-
-    def heal(self) -> None:
-        """Lose none any more."""
-        _must(*self.run("nft", "delete table inet cut"))
-
-
-def _must(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
-
-
 @pytest.fixture
 def network() -> Iterator[Network]:
-    if os.geteuid() != 0:
-        pytest.skip("not root: no network can be made to be cut; CI runs as root")
-    with _network() as made:
+    with network_to_cut() as made:
         yield made
-
-
-@contextmanager
-def _network() -> Iterator[Network]:
-    tag = uuid.uuid4().hex[:6]
-    name, cable, number = f"sollol-{tag}", f"so-{tag}", int(tag[:2], 16)
-    here, there = f"10.77.{number}.1", f"10.77.{number}.2"
-    try:
-        made = subprocess.run(("ip", "netns", "add", name), capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.fail("ip is not installed; install it with: apt-get install iproute2 nftables")
-    if made.returncode:
-        pytest.skip(f"this machine lets not even root make a network: {made.stderr.strip()}")
-    try:
-        _must("ip", "link", "add", cable, "type", "veth", "peer", "name", "cable", "netns", name)
-        _must("ip", "addr", "add", f"{here}/30", "dev", cable)
-        _must("ip", "link", "set", cable, "up")
-        _must("ip", "-n", name, "addr", "add", f"{there}/30", "dev", "cable")
-        _must("ip", "-n", name, "link", "set", "cable", "up")
-        _must("ip", "-n", name, "link", "set", "lo", "up")
-        yield Network(name, here)
-    finally:
-        subprocess.run(("ip", "netns", "del", name), check=False)
-        subprocess.run(("ip", "link", "del", cable), capture_output=True, check=False)
 
 
 @asynccontextmanager
