@@ -407,7 +407,7 @@ async def test_tls_to_a_cluster(certificates: _Certificates, tmp_path: Path) -> 
     }
     own = (
         f"ca={certificates.path('ca.pem')}&cert={certificates.path('client.pem')}"
-        f"&key={certificates.path('client.key')}&check_hostname=no"
+        f"&key={certificates.path('client.key')}&check_hostname=no&durability=local"
     )
     with (
         redis_7_on_path(tmp_path),
