@@ -37,7 +37,9 @@ test: lint .venv/.test-packages-stamp ## lint, then the unit, integration, model
 	done
 
 .PHONY: storm
-storm: .venv/.dev-stamp ## the long storms: 10 times 2,000 jobs and 200 kills and freezes; prints a table (15 minutes)
+storm: .venv/.dev-stamp ## the long storms: 10 times 2,000 jobs and 200 kills and freezes; prints a table (20 minutes)
+	@$(say) "the functions in 1,000 times 40 calls of any order" && \
+	  SOLLOL_MODEL_EXAMPLES=1000 $(BIN)/python -m pytest -q tests/model/test_fabric_machine.py -k any_order
 	@exec $(BIN)/python tests/fault/run_storm.py $(STORM)
 
 .PHONY: lint
