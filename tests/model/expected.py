@@ -140,16 +140,18 @@ class Expected:
         self.stats["hedges_won"] += 1
         return True
 
-    def emit(self, lease: Lease, seq: int) -> bool:
-        """A piece is shown."""
+    def emit(self, lease: Lease, seq: int) -> int:
+        """A piece is shown: 1; 0 it is not the caller's; -n piece n is missing before it."""
         job = self.jobs.get(lease.job_id)
         if job is None or (lease == job.second and job.seq > 0) or not self.win(job, lease):
-            return False
+            return 0
         job.second = None
+        if seq > job.seq + 1:
+            return -(job.seq + 1)
         if seq > job.seq:
             job.seq = seq
             job.events.append(("piece", str(lease.fence), str(seq)))
-        return True
+        return 1
 
     def finish(self, lease: Lease) -> bool:
         """An answer is given."""
@@ -249,6 +251,6 @@ class Expected:
         """A dead letter goes back in line."""
         job.state, job.nonce, job.seq, job.errors, job.crashes = "queued", "", 0, 0, 0
         job.is_late, job.deadline, job.request = False, False, ""
-        job.counted = self.limited and job.app == "quota"
+        job.counted, job.size = self.limited and job.app == "quota", job.size * self.limited
         job.events.clear()
         self.stats["submitted"] += 1

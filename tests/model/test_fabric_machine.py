@@ -44,10 +44,16 @@ def test_in_any_order_of_calls_every_promise_holds(redis_url: str) -> None:
             id="a fence without a nonce",
         ),
         pytest.param(
-            "if h[1] ~= 'queued' and h[1] ~= 'running' then return h[1] end", "", id="no latch of the end"
+            "if h[1] ~= 'queued' and h[1] ~= 'running' then return",
+            "if false then return",
+            id="no latch of the end",
         ),
         pytest.param("if seq <= tonumber(h[4]) then return 1 end", "", id="pieces that may be repeated"),
-        pytest.param("if state then return {'known', state} end", "", id="jobs that may be submitted twice"),
+        pytest.param(
+            "if state then return {'known'",
+            "if false then return {'known'",
+            id="jobs that may be submitted twice",
+        ),
         pytest.param(
             "if again then return {'ok', again, '-1'} end", "", id="claims that may not be repeated"
         ),
