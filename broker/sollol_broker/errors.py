@@ -133,15 +133,23 @@ class BackendError(JobFailed):
         retryable: whether another node may do better (5xx, refused connection,
             truncated stream); a 4xx is the request's own fault.
         partial: the text that had arrived before the end, if any.
+        said: the server's own words, where it gave a reason.
     """
 
     def __init__(
-        self, message: str, *, status: int | None = None, retryable: bool = False, partial: str = ""
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retryable: bool = False,
+        partial: str = "",
+        said: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
         self.retryable = retryable
         self.partial = partial
+        self.said = said
 
 
 class BackendTimeout(BackendError):
@@ -216,7 +224,7 @@ _BY_NAME: dict[str, type[SollolError]] = {
         KeyMissing,
     )
 }
-_FACTS = ("field", "reasons", "status", "retryable", "partial", "phase", "attempts", "key_id")
+_FACTS = ("field", "reasons", "status", "retryable", "partial", "phase", "attempts", "key_id", "said")
 
 
 def to_wire(error: SollolError) -> dict[str, Any]:
@@ -238,7 +246,7 @@ def from_wire(data: Mapping[str, Any]) -> SollolError:
     Exception.__init__(error, message)
     defaults: dict[str, Any] = {
         **{"field": "", "reasons": {}, "status": None, "retryable": False},
-        **{"partial": "", "phase": "", "attempts": 0, "retry_after": None, "key_id": ""},
+        **{"partial": "", "phase": "", "attempts": 0, "retry_after": None, "key_id": "", "said": ""},
     }
     for name, default in defaults.items():
         setattr(error, name, data.get(name, default))

@@ -14,6 +14,7 @@ from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
 from .cache import AnswerCache
 from .cache_key import CacheSettings
 from .follow import check_entry_id
+from .following import Watcher
 from .jobs import AsyncJob
 from .operate import AsyncOperating
 from .request import Request
@@ -40,6 +41,9 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
         cache_scope: "app" = with requests of the same app only; "shared" = with those of every app that says so.
         cache_max_size, cache_max_bytes: answers kept in this process, and their bytes; 0 = none.
         cache_ttl: seconds for which one is kept in this process; in Redis it is the job's result_ttl.
+
+    Attributes:
+        session: the client's core. answers: those kept for equal requests.
     """
 
     def __init__(
@@ -57,13 +61,13 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
         cache_ttl: float = 3600.0,
     ) -> None:
         settings = CacheSettings(cache, cache_scope, cache_max_size, cache_max_bytes, cache_ttl)
-        self._answers = AnswerCache(app, settings)
+        self.answers = AnswerCache(app, settings)
         self.session = Session(
             broker_url(url, durability),
             app,
             metadata or {},
             LinkConfig(connect_seconds=connect_timeout),
-            self._answers,
+            self.answers,
         )
         self._flushing = False
 
@@ -87,6 +91,13 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
     async def close(self) -> None:
         """Leave. Jobs go on; whoever still waits here gets ClientClosed."""
         await self.session.close()
+
+    def send(self, request: Request, watcher: Watcher) -> None:
+        """Send a job that was checked before; what becomes of it reaches the watcher. For what builds on a client."""
+        if self.session.submit(request, watcher) and not self._flushing:
+            # Jobs of one turn of the loop are sent together.
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def attach(self, job_id: str, *, after: str | None = None) -> AsyncJob:
         """Follow a job that another process submitted, or this one before a crash.
@@ -153,17 +164,14 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
         return len(await self.session.invalidate_cache(key_part(canonical_model(model))))
 
     def _answer_cache(self) -> AnswerCache:
-        return self._answers
+        return self.answers
 
     def _names(self) -> tuple[str, str]:
         return self.session.app, self.session.inbox_name
 
     def _send(self, request: Request) -> AsyncJob:
         job = AsyncJob(request.job_id, self.session.cancel)
-        if self.session.submit(request, job) and not self._flushing:
-            # Jobs of one turn of the loop are sent together.
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+        self.send(request, job)
         return job
 
     def _flush(self) -> None:

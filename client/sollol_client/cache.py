@@ -26,12 +26,17 @@ _EXPORT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answer that can serve again: the job that gave it, and its terminal entry as Redis had it."""
+    """An answer that can serve again: the job that gave it, and its terminal entry as Redis had it.
+
+    Attributes:
+        app: whose it is; "" = the cache's own.
+    """
 
     model: str
     job_id: str
     data: bytes
     until: float
+    app: str = ""
 
 
 @dataclass(slots=True)
@@ -75,12 +80,17 @@ class AnswerCache:
         *,
         needs: bytes = b"",
         asked: bool | None = None,
+        app: str = "",
     ) -> str:
-        """The key under which a request shares its answer now; "" = it must not."""
+        """The key under which a request shares its answer now; "" = it must not.
+
+        Args:
+            app: whose request it is; "" = the cache's own.
+        """
         if not is_cacheable(kind, payload, asked, enabled=self.settings.enabled):
             return ""
-        request = cache_key(self.app, kind, model, payload, blobs, self.settings.scope, needs)
-        return request + self._generation(model)
+        request = cache_key(app or self.app, kind, model, payload, blobs, self.settings.scope, needs)
+        return request + self._generation(model, app)
 
     def find(self, key: str) -> Kept | None:
         """The answer kept for a request, if there is one; counted as a hit or a miss."""
@@ -96,16 +106,25 @@ class AnswerCache:
             self._counts.hits += 1
             return kept
 
-    def keep(self, key: str, model: str, job_id: str, data: bytes, seconds: float | None = None) -> bool:
+    def keep(
+        self,
+        key: str,
+        model: str,
+        job_id: str,
+        data: bytes,
+        seconds: float | None = None,
+        *,
+        app: str = "",
+    ) -> bool:
         """Keep an answer; False where it is too large, or of a generation that was dropped meanwhile."""
         ttl = self.settings.ttl_seconds if seconds is None else min(seconds, self.settings.ttl_seconds)
         with self._lock:
             if len(data) > min(MAX_KEPT_BYTES, self.settings.max_bytes) or ttl <= 0:
                 return False
-            if not self.settings.max_size or not key.endswith(self._generation(model)):
+            if not self.settings.max_size or not key.endswith(self._generation(model, app)):
                 return False
             self._drop(key)
-            self._kept[key] = Kept(model, job_id, data, self.clock() + ttl)
+            self._kept[key] = Kept(model, job_id, data, self.clock() + ttl, app)
             self._bytes += len(data)
             while len(self._kept) > self.settings.max_size or self._bytes > self.settings.max_bytes:
                 self._drop(next(iter(self._kept)))
@@ -129,7 +148,7 @@ class AnswerCache:
             if dict(generations) == self._generations:
                 return
             self._generations = dict(generations)
-            self._drop_where(lambda key, kept: not key.endswith(self._generation(kept.model)))
+            self._drop_where(lambda key, kept: not key.endswith(self._generation(kept.model, kept.app)))
 
     def note_generation(self, name: str, generation: int) -> None:
         """One field of `Keys.caches` has changed."""
@@ -206,9 +225,10 @@ class AnswerCache:
             for request, kept in entries
         )
 
-    def _generation(self, model: str) -> str:
+    def _generation(self, model: str, app: str = "") -> str:
         of_model = self._generations.get(key_part(model), 0)
-        return f".{of_model}.{self._generations.get(self.scope_field, 0)}"
+        of_app = self._generations.get(scope_field(app or self.app, self.settings.scope), 0)
+        return f".{of_model}.{of_app}"
 
     def _drop(self, key: str) -> None:
         kept = self._kept.pop(key, None)

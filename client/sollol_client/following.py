@@ -20,13 +20,20 @@ class Watcher:
     Attributes:
         note: what is being done for the job while it waits, such as "forming group g-1a2b3c: loading 42 %, ~35 s";
             "" = nothing in particular.
+        node, attempt: where it runs, and for which time a worker has begun with it; "" and 0 = none has.
     """
 
     note: str = ""
+    node: str = ""
+    attempt: int = 0
 
     def on_note(self, note: str) -> None:
         """Something is being done for the job."""
         self.note = note
+
+    def on_start(self, node: str, attempt: int) -> None:
+        """A worker has begun with it."""
+        self.node, self.attempt = node, attempt
 
     def on_accepted(self) -> None:
         """The fabric has the job; called at least once before its end, unless it was refused."""

@@ -105,6 +105,8 @@ class Receiver:
             return
         if piece is not None:
             following.watcher.on_piece(piece)
+        if following.follower.fence != following.watcher.attempt:
+            following.watcher.on_start(following.follower.node, following.follower.fence)
         if following.follower.note != following.watcher.note:
             following.watcher.on_note(following.follower.note)
         if following.follower.broken is not None and not following.is_broken:
@@ -144,7 +146,10 @@ class Receiver:
             say_cached(following, "shared")
         request = following.request
         if request is not None and request.submission.cache_key:
-            self._answers.keep(request.submission.cache_key, request.model, following.job_id, data)
+            submission = request.submission
+            self._answers.keep(
+                submission.cache_key, request.model, following.job_id, data, app=submission.app
+            )
 
 
 def end_entry(state: JobState, data: bytes = b"") -> EntryFields:

@@ -66,12 +66,14 @@ def build_request(
     hedge: bool | None = None,
     cache: bool | None = None,
     prefer: str | Sequence[str] | None = None,
+    backend: Mapping[str, Any] | None = None,
     **backend_fields: Any,
 ) -> Request:
     """Check a job and make its envelope. The arguments are those of `Client.submit`.
 
     Args:
         answer_cache: says under which key the request shares its answer; None = it does not.
+        backend: what the backend gets besides, whatever its names; ours are no arguments there.
 
     Raises:
         InvalidJob: names the argument at fault; nothing has been sent.
@@ -82,6 +84,7 @@ def build_request(
     timeout_s = _seconds(timeout, "timeout")
     deadline_s = _seconds(deadline, "deadline")
     ttl_s = _seconds(result_ttl, "result_ttl") or RESULT_TTL_SECONDS
+    backend_fields = {**backend_fields, **(backend or {})}
     _check_backend_fields(backend_fields)
     _check_maps(requires=requires, metadata=metadata, trace=trace)
     try:
@@ -124,7 +127,7 @@ def build_request(
         task=features.task_type(kind, payload),
         affinity="" if kind is JobKind.EMBED else features.affinity(app, session, payload),
         hedge={True: 1, None: 0, False: -1}[_word(hedge, "hedge")],
-        cache_key=answer_cache.key_for(kind, name, payload, blobs, needs=needed, asked=asked_cache)
+        cache_key=answer_cache.key_for(kind, name, payload, blobs, needs=needed, asked=asked_cache, app=app)
         if answer_cache is not None
         else "",
         deadline_ms=max(1, round(deadline_s * 1000)) if deadline_s else 0,

@@ -72,3 +72,14 @@ async def converse(
     except BackendError as error:
         error.partial = error.partial or "".join(texts)
         raise
+
+
+def only_touches(request: Mapping[str, Any]) -> bool:
+    """Whether a request asks for nothing but the model in memory: no messages, no prompt."""
+    asks = ("messages", "prompt", "suffix", "images", "raw")
+    return not any(request.get(name) for name in asks)
+
+
+async def touched(request: Mapping[str, Any]) -> AsyncGenerator[Piece | End, None]:
+    """The answer to such a request, of a server that has its model in memory always."""
+    yield End({"done_reason": "unload" if request.get("keep_alive") == 0 else "load"})

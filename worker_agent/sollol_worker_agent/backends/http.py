@@ -293,6 +293,7 @@ class LineStream:
             f"{self._who()} answered {status} to {self._path}: {text}{advice(status)}",
             status=status,
             retryable=is_retryable(status, text),
+            said=text,
         )
 
     def _who(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sollol_broker.errors import BackendError
 from sollol_broker.words import JobKind
-from sollol_worker_agent.backends.conversation import Call, converse
+from sollol_worker_agent.backends.conversation import Call, converse, only_touches, touched
 from sollol_worker_agent.backends.http import HttpDoor
 from sollol_worker_agent.backends.openai_compatible import embed_through
 from sollol_worker_agent.backends.openai_stream import ChatReader, LlamaCompletionReader
@@ -93,6 +93,8 @@ class LlamaServerBackend:
         self, model: str, request: Mapping[str, Any], timeouts: Timeouts
     ) -> AsyncGenerator[Piece | End, None]:
         """Answer `messages`."""
+        if only_touches(request):
+            return touched(request)
 
         async def prepare() -> Call:
             return self._chat_call(model, request)
@@ -109,6 +111,8 @@ class LlamaServerBackend:
         3. Otherwise inside the chat template, `system` before it, as Ollama does. It goes through
            the chat endpoint, which also knows where thinking ends and how images are woven in.
         """
+        if only_touches(request):
+            return touched(request)
 
         async def prepare() -> Call:
             if request.get("suffix"):  # 1

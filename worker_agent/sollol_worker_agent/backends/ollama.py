@@ -178,6 +178,7 @@ class OllamaReader:
             raise BackendError(
                 f"Ollama at {self._url} failed while it answered: {message_of(said['error'])}",
                 retryable=True,
+                said=message_of(said["error"]),
             )
         piece = _piece(said)
         if not said.get("done"):

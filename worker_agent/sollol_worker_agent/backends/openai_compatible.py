@@ -10,7 +10,7 @@ from typing import Any
 
 from sollol_broker.errors import BackendError
 from sollol_broker.words import JobKind
-from sollol_worker_agent.backends.conversation import Call, converse
+from sollol_worker_agent.backends.conversation import Call, converse, only_touches, touched
 from sollol_worker_agent.backends.http import HttpDoor
 from sollol_worker_agent.backends.openai_stream import ChatReader, CompletionReader
 from sollol_worker_agent.backends.openai_wire import (
@@ -79,6 +79,8 @@ class OpenAIBackend:
         self, model: str, request: Mapping[str, Any], timeouts: Timeouts
     ) -> AsyncGenerator[Piece | End, None]:
         """Answer `messages`."""
+        if only_touches(request):
+            return touched(request)
 
         async def prepare() -> Call:
             return self._chat_call(model, request)
@@ -89,6 +91,8 @@ class OpenAIBackend:
         self, model: str, request: Mapping[str, Any], timeouts: Timeouts
     ) -> AsyncGenerator[Piece | End, None]:
         """Continue `prompt`: as it is with `raw` or `suffix`, otherwise inside the chat template."""
+        if only_touches(request):
+            return touched(request)
 
         async def prepare() -> Call:
             if not (request.get("raw") or request.get("suffix")):

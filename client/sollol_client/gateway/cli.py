@@ -1,0 +1,116 @@
+"""The command `sollol-gateway`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import click
+import uvicorn
+from starlette.applications import Starlette
+
+from sollol_broker.errors import BrokerUnavailable, InvalidJob, SollolError
+from sollol_broker.url import DEFAULT_URL, parse
+
+from ..aio import AsyncClient
+from .app import build
+from .config import DEFAULT_PORT, GatewayConfig
+
+# How long open streams may go on after SIGTERM; their jobs go on in any case.
+_GRACE_SECONDS = 10
+# Workers are told by the environment: it can hold a password, and only this user reads it.
+_PREFIX = "SOLLOL_GATEWAY_"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--redis", "redis_url", envvar="SOLLOL_REDIS_URL", default=DEFAULT_URL, show_default=True,
+              metavar="URL", help="The fabric's Redis.")  # fmt: skip
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
+              help="Where to listen. Anything but this machine alone asks every caller for an API key.")  # fmt: skip
+@click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535),
+              help="11434 stands in for Ollama.")  # fmt: skip
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), metavar="N",
+              help="Processes.")  # fmt: skip
+@click.option("--api-keys", "keys", is_flag=True, help="Ask for an API key on this machine, too.")
+@click.option("--allow-host", "hosts", multiple=True, metavar="NAME[:PORT]",
+              help="Another name under which it is reached; may be repeated.")  # fmt: skip
+@click.option("--allow-origin", "origins", multiple=True, metavar="URL",
+              help="Pages of this site may call; may be repeated.")  # fmt: skip
+@click.option("--max-body-mib", default=64, show_default=True, type=click.IntRange(1, 1024),
+              help="Of one request.")  # fmt: skip
+@click.option("--max-requests", default=2048, show_default=True, type=click.IntRange(1),
+              help="Under way at once, per process.")  # fmt: skip
+@click.option("--dashboard", default="http://127.0.0.1:8080/", show_default=True, metavar="URL",
+              help="Where /api/dashboard leads.")  # fmt: skip
+@click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
+              help="Take a Redis on the network that asks for no password.")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Log each request.")
+def main(
+    redis_url: str,
+    host: str,
+    port: int,
+    workers: int,
+    keys: bool,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    max_body_mib: int,
+    max_requests: int,
+    dashboard: str,
+    insecure: bool,
+    verbose: bool,
+) -> None:
+    """Serve the fabric over HTTP, with the APIs of Ollama and OpenAI.
+
+    Applications set their base URL to it and get queueing, routing and failover. It keeps nothing: start as many as you
+    like, on as many machines.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr
+    )
+    try:
+        url = parse(redis_url, environ=os.environ)
+        if not insecure:
+            url.refuse_open()
+        config = GatewayConfig(
+            host=host,
+            port=port,
+            keys=keys,
+            hosts=hosts,
+            origins=origins,
+            max_body_bytes=max_body_mib * 1024 * 1024,
+            max_requests=max_requests,
+            dashboard=dashboard,
+        )
+    except BrokerUnavailable as error:
+        _fail(error, 3)
+    except InvalidJob as error:
+        _fail(error, 2)
+    os.environ["SOLLOL_REDIS_URL"] = redis_url
+    os.environ[f"{_PREFIX}CONFIG"] = config.to_json()
+    uvicorn.run(
+        "sollol_client.gateway.cli:worker_app",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers if workers > 1 else None,
+        log_config=None,
+        access_log=verbose,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+
+
+def worker_app() -> Starlette:
+    """The app of one process."""
+    config = GatewayConfig.from_json(os.environ[f"{_PREFIX}CONFIG"])
+    return build(config, AsyncClient(app="gateway", metadata={"port": config.port}))
+
+
+def _fail(error: SollolError, status: int) -> None:
+    click.echo(f"error: {error}", err=True)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The one place where a request of any API becomes a job of the fabric."""
+
+from __future__ import annotations
+
+from starlette.requests import Request as HttpRequest
+
+from sollol_broker.errors import InvalidJob
+from sollol_broker.names import canonical_model
+from sollol_broker.words import JobKind
+
+from ..aio import AsyncClient
+from ..follow import check_entry_id
+from ..request import build_request
+from .asked import Asked, Wishes, take_wishes
+from .caller import caller_of
+from .config import GatewayConfig
+from .numbers import check_numbers
+from .refusals import Refused, UnknownModel
+from .running import Note, Running
+
+__all__ = ["Asked", "Note", "Running", "Serving"]
+
+# Where each kind of job has its body.
+_BODY = {JobKind.CHAT: "messages", JobKind.GENERATE: "prompt", JobKind.EMBED: "input"}
+
+
+class Serving:
+    """Runs requests through the fabric.
+
+    Args:
+        client: through which they go.
+    """
+
+    def __init__(self, client: AsyncClient, config: GatewayConfig) -> None:
+        self.client = client
+        self.config = config
+
+    async def run(self, http: HttpRequest, asked: Asked) -> Running:
+        """Submit what was asked; enter what it gives before anything is awaited of it.
+
+        With a `Last-Event-ID: JOB/ENTRY` the stream of a job goes on that was submitted before, by this gateway or
+        another.
+
+        Raises:
+            UnknownModel: its caller may not use the model.
+            InvalidJob: it makes no sense; nothing was sent.
+        """
+        wishes, payload = take_wishes(http.headers, asked.payload)
+        caller = caller_of(http)
+        if not caller.may_use(asked.model):
+            raise UnknownModel(asked.model)
+        if asked.stream and (last := http.headers.get("last-event-id", "")):
+            return await self._resume(http, asked, wishes, last)
+        check_numbers(payload)
+        body = payload.pop(_BODY[asked.kind])
+        session = self.client.session
+        request = build_request(
+            caller.app(wishes.app),
+            session.inbox_name,
+            answer_cache=self.client.answers,
+            model=asked.model,
+            stream=asked.stream,
+            priority=caller.priority(wishes.priority),
+            **{asked.kind.value: body},
+            backend=payload,
+            **wishes.submit,
+        )
+        running = Running(
+            self.client,
+            request.job_id,
+            asked.model,
+            detached=wishes.detach,
+            progress=wishes.progress,
+        )
+        self.client.send(request, running)
+        return running.of(http)
+
+    async def follow(self, http: HttpRequest, job_id: str, after: str | None = None) -> Running:
+        """Wait for a job that was submitted before; its client may leave without ending it.
+
+        Args:
+            after: the stream goes on behind this entry.
+
+        Raises:
+            InvalidJob: `after` is no entry id.
+            Refused: the caller has no such job.
+        """
+        check_entry_id(after)
+        job = await self.client.job(job_id)
+        caller = caller_of(http)
+        if job is None or not caller.owns(job.app):
+            raise Refused(404, f"job {job_id} is not known here: its result has expired, or the id is wrong")
+        running = Running(self.client, job_id, job.model, detached=True)
+        self.client.session.attach(job_id, running, after)
+        return running.of(http)
+
+    async def sees(self, http: HttpRequest, model: str) -> bool:
+        """Whether a live node has a model that the caller may use."""
+        name = canonical_model(model)
+        there = caller_of(http).may_use(model)
+        return there and any(each.name == name for each in await self.client.models())
+
+    async def unload(self, model: str) -> None:
+        """Put a model out of memory on each node that has it there, as soon as its running jobs are done."""
+        name = canonical_model(model)
+        served = {each.name: each for each in await self.client.models()}
+        nodes = served[name].loaded_on if name in served else ()
+        jobs = [
+            self.client.submit(
+                generate="", model=model, requires={"node": node}, keep_alive=0, cache=False, priority=10
+            )
+            for node in nodes
+        ]
+        for job in jobs:
+            await job
+
+    async def _resume(self, http: HttpRequest, asked: Asked, wishes: Wishes, last: str) -> Running:
+        job_id, _, entry = last.partition("/")
+        try:
+            running = await self.follow(http, job_id, entry or None)
+        except InvalidJob:
+            raise InvalidJob(
+                "Last-Event-ID: JOB/ENTRY is needed, as the stream gave it", field="last-event-id"
+            ) from None
+        running.model, running.wants_progress = asked.model, wishes.progress
+        return running
