@@ -73,7 +73,7 @@ class ModelFiles:
             status = path.stat()
             key = (path, status.st_mtime_ns, status.st_size)
             if key not in self._read:
-                self._read[key] = facts_of(_read_whole(path))
+                self._read[key] = facts_of(read_whole(path))
             return self._read[key]
         except OSError:
             return None
@@ -83,7 +83,7 @@ class ModelFiles:
             return None
 
 
-def _read_whole(path: Path) -> GgufHeader:
+def read_whole(path: Path) -> GgufHeader:
     """The header, with the tensors of all parts."""
     header = read_header(path)
     part = _PART.search(path.name)

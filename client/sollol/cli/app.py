@@ -168,11 +168,13 @@ def _complain(ctx: click.Context, error: BaseException) -> int:
 
 
 def _missing(error: ModuleNotFoundError, command: str) -> Exception:
+    return missing_extra(error, command, ENTRIES[command].extra) if command in ENTRIES else error
+
+
+def missing_extra(error: ModuleNotFoundError, command: str, extra: str) -> Exception:
     """What to raise for a module that is not there; one of our own is a mistake of ours."""
     package = (error.name or "").partition(".")[0]
-    if package.startswith("sollol") or command not in ENTRIES:
-        return error
-    return MissingExtra(command, package, ENTRIES[command].extra)
+    return error if package.startswith("sollol") else MissingExtra(command, package, extra)
 
 
 def _print_json_error(ctx: click.Context, error: dict[str, Any]) -> None:
