@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 
@@ -12,7 +13,7 @@ import click
 from prometheus_client import start_http_server
 
 from sollol_broker.errors import BrokerUnavailable, SollolError
-from sollol_broker.url import DEFAULT_URL
+from sollol_broker.url import DEFAULT_URL, parse
 
 from .decide import Rules
 from .service import Coordinator, CoordinatorConfig
@@ -32,6 +33,8 @@ from .service import Coordinator, CoordinatorConfig
               help="Jobs at once on a group.")  # fmt: skip
 @click.option("--metrics", "metrics_address", default="127.0.0.1:9090", show_default=True,
               metavar="HOST:PORT", help="Where Prometheus reads; \"off\" for nowhere.")  # fmt: skip
+@click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
+              help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 def main(
     redis_url: str,
@@ -40,6 +43,7 @@ def main(
     context_tokens: int,
     slots: int,
     metrics_address: str,
+    insecure: bool,
     verbose: bool,
 ) -> None:
     """Look after a SOLLOL fabric: rescue jobs of dead workers, and form groups of nodes for large models.
@@ -60,6 +64,8 @@ def main(
         logging.getLogger(chatty).setLevel(logging.WARNING)
     rules = Rules(idle_seconds=idle_seconds, context_tokens=context_tokens, slots=slots)
     try:
+        if not insecure:
+            parse(redis_url, environ=os.environ).refuse_open()
         coordinator = Coordinator(CoordinatorConfig(redis_url, lease_seconds, rules))
         _show_metrics(coordinator, metrics_address)
         asyncio.run(_run(coordinator))
