@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ class _Line:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     unanswered: deque[str] = field(default_factory=deque)
-    received: int = 0
+    left_bytes: float = math.inf
 
     def cut(self) -> None:
         """End it as a dead host's is ended: by a reset, with nothing flushed."""
@@ -40,10 +41,11 @@ class ChaosProxy:
         losses: how many replies to lose, by verb ("claim") or command ("XREAD"): the server has done what it was
             told, then the connection is reset and the reply is gone.
         loss_rates: the share of replies to lose besides, by verb or command.
-        lost: how many have been lost so far.
+        lost: how many have been lost so far; as "bytes", how many connections were cut at a byte.
         delay_seconds: added each way.
         up_flows, down_flows: cleared = a black hole: what is sent stays here, and no error tells of it.
-        cut_after_bytes: each connection is reset once so much has come from the server; None = never.
+        cut_after_bytes: each new connection is reset once so much has come from the server, drawn from here;
+            None = never.
     """
 
     def __init__(self, socket: str) -> None:
@@ -59,7 +61,7 @@ class ChaosProxy:
         self.up_flows, self.down_flows = asyncio.Event(), asyncio.Event()
         self.up_flows.set()
         self.down_flows.set()
-        self.cut_after_bytes: int | None = None
+        self.cut_after_bytes: range | None = None
 
     @property
     def url(self) -> str:
@@ -101,6 +103,8 @@ class ChaosProxy:
             writer.transport.abort()
             return
         line = _Line(writer, to_server)
+        if self.cut_after_bytes is not None:
+            line.left_bytes = self._chance.choice(self.cut_after_bytes)
         self._lines.add(line)
         pumps = [
             asyncio.create_task(self._up(line, reader)),
@@ -135,12 +139,12 @@ class ChaosProxy:
                     if self._is_to_be_lost(line.unanswered.popleft()):
                         return
                 await self._hold(self.down_flows)
-                if self.cut_after_bytes is not None:
-                    data = data[: max(0, self.cut_after_bytes - line.received)]
-                line.received += len(data)
-                line.client.write(data)
+                is_last = len(data) >= line.left_bytes
+                line.client.write(data[: int(line.left_bytes)] if is_last else data)
                 await line.client.drain()
-                if line.received == self.cut_after_bytes:
+                line.left_bytes -= len(data)
+                if is_last:
+                    self.lost["bytes"] += 1
                     return
 
     def _is_to_be_lost(self, name: str) -> bool:

@@ -62,7 +62,7 @@ async def test_a_black_hole_tells_nobody(proxy: ChaosProxy, client: Any) -> None
 async def test_a_connection_is_cut_at_a_byte(proxy: ChaosProxy, client: Any) -> None:
     await client.set("n", "x" * 100)
     await client.connection_pool.disconnect()
-    proxy.cut_after_bytes = 50
+    proxy.cut_after_bytes = range(50, 51)
     with pytest.raises(RedisConnectionError):
         await client.get("n")
     proxy.cut_after_bytes = None

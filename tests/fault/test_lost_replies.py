@@ -67,6 +67,15 @@ async def test_a_claim_that_forgets_what_it_gave_is_found_out(redis_url: str, pr
     assert crashes > 0
 
 
+async def test_connections_that_break_in_the_middle_of_a_reply_lose_and_double_nothing(
+    redis_url: str, proxy: ChaosProxy
+) -> None:
+    proxy.cut_after_bytes = range(1, 60_000)
+    ledger, crashes = await _ask_until(redis_url, proxy, {"bytes": 10}, library())
+    assert not ledger.findings, str(ledger)
+    assert crashes == 0
+
+
 async def test_an_inbox_that_is_cut_off_again_and_again_misses_nothing(
     redis_url: str, proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
