@@ -158,6 +158,7 @@ class _Faults:
         async with asyncio.TaskGroup() as freezing:
             for number, kind in enumerate(kinds):
                 await self._until_done(0.9 * number / len(kinds))
+                self.group.revive()
                 if kind == "redis":
                     await self._kill_redis()
                 elif kind == "cancel":

@@ -23,7 +23,7 @@ from sollol_client import AsyncClient
 from waiting import wait_until
 
 _ECHO = "echo://?slots=4&delay_ms=200&tokens=4&token_ms=30&models=echo"
-_LEASE_SECONDS = 1.0
+_LEASE_SECONDS = 2.0
 _JOBS = 150
 # Longer than the clocks jump, so that the answers are still there to be added up.
 _TTL_SECONDS = 24 * 3600.0
@@ -40,7 +40,7 @@ async def test_workers_with_wrong_clocks_keep_their_leases(redis_url: str, tmp_p
             fake = worker_process(
                 redis_url,
                 tmp_path / f"{number}.log",
-                *("--backend", _ECHO),
+                *("--backend", _ECHO, "--lease", str(_LEASE_SECONDS)),
                 node=f"n{number}",
                 environment=faked(shift),
             )

@@ -35,7 +35,7 @@ async def test_a_rolling_restart_under_load_costs_no_job_and_no_lease(redis_url:
         async def begin(node: str, generation: int) -> WorkerProcess:
             log = tmp_path / f"{node}.{generation}.log"
             # Half of the jobs are not done by then: they are handed back.
-            options = ("--backend", _ECHO, "--drain", "0.2")
+            options = ("--backend", _ECHO, "--drain", "0.2", "--lease", "5")
             process = await stack.enter_async_context(worker_process(redis_url, log, *options, node=node))
             await wait_until(lambda: "has joined" in process.said(), timeout=20, what=f"{node} to join")
             return process

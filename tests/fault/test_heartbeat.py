@@ -24,7 +24,7 @@ from sollol_worker_agent.heartbeat import Heartbeat
 from waiting import wait_until
 
 _JOBS = 200
-_LEASE_SECONDS = 1.0
+_LEASE_SECONDS = 2.0
 _TEXT = "the quick brown fox jumps over the lazy dog"
 _BLOCKED_SECONDS = 2.2 * _LEASE_SECONDS
 

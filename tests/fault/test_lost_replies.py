@@ -63,7 +63,7 @@ async def test_a_verb_that_may_not_be_repeated_is_found_out(
 async def test_a_claim_that_forgets_what_it_gave_is_found_out(redis_url: str, proxy: ChaosProxy) -> None:
     proxy.loss_rates = {"claim": _RATES["claim"]}
     forgetful = mutant("if again then return {'ok', again, '-1'} end", "")
-    _, crashes = await _ask_until(redis_url, proxy, {"claim": 3}, forgetful)
+    _, crashes = await _ask_until(redis_url, proxy, {"claim": 3}, forgetful, lease_seconds=1.0)
     assert crashes > 0
 
 
@@ -97,13 +97,18 @@ async def test_an_inbox_that_is_cut_off_again_and_again_misses_nothing(
 
 
 async def _ask_until(
-    redis_url: str, proxy: ChaosProxy, losses: dict[str, int], functions: Library
+    redis_url: str,
+    proxy: ChaosProxy,
+    losses: dict[str, int],
+    functions: Library,
+    *,
+    lease_seconds: float = 10.0,
 ) -> tuple[Ledger, int]:
     """Ask in small waves until so many replies are lost; the sum, and how many leases ran out."""
     client = AsyncClient(proxy.url)
     client.session.broker.functions = functions
     asked, told, numbers = [], [], itertools.count()
-    async with worker(proxy.url, _ECHO, functions=functions, lease_seconds=3.0), client:
+    async with worker(proxy.url, _ECHO, functions=functions, lease_seconds=lease_seconds), client:
         while any(proxy.lost[verb] < count for verb, count in losses.items()):
             wave = [_submit(client, next(numbers), streams=True) for _ in range(10)]
             asked += wave

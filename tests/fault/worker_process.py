@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sollol_broker.errors import BrokerUnavailable
 from sollol_broker.library import Library, build, library, source
 from sollol_broker.url import parse
 from sollol_worker_agent.agent import Agent
@@ -68,7 +70,8 @@ def run(plan: WorkerPlan, node: str, log: Path | None = None) -> None:
         logging.disable()  # faults by the hundred: each worker would tell of each
     else:
         logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
-    asyncio.run(_work(plan, node))
+    with contextlib.suppress(BrokerUnavailable):  # it came up while Redis was down: the group starts another
+        asyncio.run(_work(plan, node))
 
 
 async def _work(plan: WorkerPlan, node: str) -> None:
