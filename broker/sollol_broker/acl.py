@@ -24,7 +24,6 @@ class Role(StrEnum):
     GATEWAY = "gateway"  # a client that checks API keys, too
     WORKER = "worker"  # agents: claim, answer, advertise, reap
     COORDINATOR = "coordinator"  # operators and the coordinator: steer nodes, limits, dead letters, too
-    ORDERS = "orders"  # the coordinator's RQ worker: RQ's keys and nothing of the fabric's
     DASHBOARD = "dashboard"  # looks on; neither prompts nor answers, and changes nothing
 
 
@@ -62,12 +61,6 @@ _VIEWS = frozenset(
         *("zcard", "zcount", "zscore", "zrank", "lrange"),
     )
 )
-# RQ runs scripts of its own, and looks at other workers. What reaches beyond its keys is out.
-_RQ = (
-    *("+@read", "+@write", "+@transaction", "-@scripting", "-@dangerous", "-scan", "-randomkey", "-dbsize"),
-    *("+eval", "+evalsha", "+script|load", "+publish", "+subscribe", "+unsubscribe"),
-    *("+hello", "+ping", "+select", "+time", "+info", "+client|setname", "+client|list", "+client|info"),
-)
 _STREAMS = frozenset(("xread", "xrange", "xrevrange", "xtrim"))
 
 
@@ -101,9 +94,6 @@ def user(role: Role, fabric: str = "") -> User:
     name = f"{keys.prefix.strip('{}').replace(':', '-')}-{role}"
     if role is Role.ADMIN:
         return User("sollol-admin", ("~*", "&*", "+@all"))
-    if role is Role.ORDERS:
-        keys_of_rq = f"{keys.prefix}:rq:*"
-        return User(name, ("resetchannels", f"~{keys_of_rq}", f"&{keys_of_rq}", "-@all", *_RQ))
     rights = (f"+{each}" for each in commands(role))
     more = _for_rq(keys) if role is Role.COORDINATOR else ()
     return User(
@@ -128,7 +118,7 @@ def _selector(role: Role, keys: Keys) -> tuple[str, ...]:
 
 
 def commands(role: Role) -> list[str]:
-    """The commands that a role other than ADMIN and ORDERS may use."""
+    """The commands that a role other than ADMIN may use."""
     looking = _SESSION | _VIEWS
     return sorted(looking if role is Role.DASHBOARD else looking | _STREAMS | {"fcall"} | inside_functions())
 
@@ -139,7 +129,7 @@ def inside_functions() -> set[str]:
 
 
 def patterns(role: Role, keys: Keys) -> list[str]:
-    """The keys that a role other than ADMIN and ORDERS may touch, as ACL SETUSER takes them."""
+    """The keys that a role other than ADMIN may touch, as ACL SETUSER takes them."""
     found = [] if role is Role.DASHBOARD else [f"~{keys.prefix}"]  # each FCALL names the prefix
     for family, rights in FAMILIES.items():
         if rights[role] != "-":

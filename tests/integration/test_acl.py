@@ -103,10 +103,6 @@ _FORBIDDEN = """HSET {sollol}:job:j1 a b | HSET {sollol:cell-22}:job:j1 a b | HS
     RENAME @:job:a @:job:b | PFADD @:job:x a | SORT @:ended | OBJECT FREQ @:job:x | BZPOPMIN @:queue:m 1
     CLIENT KILL ID 1 | CLIENT LIST | CONFIG GET * | CONFIG SET a b | ACL LIST | ACL SETUSER me | DEBUG SLEEP 0
     MODULE LIST | REPLICAOF no one | SLOWLOG GET | SUBSCRIBE a | PUBLISH a b"""
-# RQ's user, on another program's keys and on its own.
-_RQ = """HGETALL @:job:j1 | HGETALL @:blob:j1 | GET other | HSET rq:job:1 a b | KEYS * | SCAN 0 | RANDOMKEY | DBSIZE
-    FLUSHALL | FLUSHDB | FCALL f 0 | FUNCTION LOAD x | FUNCTION FLUSH | CONFIG GET * | ACL LIST | CLIENT KILL ID 1
-    DEBUG SLEEP 0 | PUBLISH a b | SUBSCRIBE @:x | SHUTDOWN | MONITOR | SCRIPT FLUSH | MIGRATE h 1 @:rq:job:x 0 1"""
 # Who may: client, gateway, worker, coordinator, dashboard.
 _TABLE: list[tuple[str, tuple[str, ...]]] = [
     ("cgwk-", _FCALL),
@@ -149,24 +145,11 @@ def test_who_may_do_what(locked: Locked, allowed: str, command: tuple[str, ...])
     assert may == allowed, said
 
 
-def test_what_rqs_user_may_not(locked: Locked) -> None:
-    with locked.raw(Role.ADMIN) as admin:
-
-        def dry_run(command: str) -> bool:
-            words = command.strip().replace("@", F).split()
-            said = admin.execute_command("ACL", "DRYRUN", f"sollol-{_FABRIC}-orders", *words)
-            return said in (b"OK", "OK")
-
-        assert dry_run("HGETALL @:rq:job:1")
-        assert dry_run("SUBSCRIBE @:rq:pubsub:w1")
-        assert [each for each in re.split(r"[|\n]", _RQ) if dry_run(each)] == []
-
-
 def test_no_role_has_a_dangerous_command(locked: Locked) -> None:
     with locked.raw(Role.ADMIN) as admin:
         for category in ("dangerous", "admin", "scripting", "pubsub", "keyspace", "blocking"):
             words = {word.decode().lower() for word in admin.execute_command("ACL", "CAT", category)}
-            for role in set(Role) - {Role.ADMIN, Role.ORDERS}:
+            for role in set(Role) - {Role.ADMIN}:
                 given = words & set(commands(role))
                 # INFO for the memory guard; DEL and its like reach the role's own keys only.
                 harmless = {"info", "fcall", "del", "exists", "persist", "pexpire", "pttl", "wait", "xread"}

@@ -35,9 +35,9 @@ def _run(url: str, folder: Path, how: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def orders_url(redis_url: str) -> Iterator[str]:
-    """Redis, as the user of `sollol acl` for RQ; at the end its log of refused commands must be empty."""
-    made = user(Role.ORDERS, "cell-2")
+def coordinator_url(redis_url: str) -> Iterator[str]:
+    """Redis, as the coordinator's user of `sollol acl`; at the end its log of refused commands must be empty."""
+    made = user(Role.COORDINATOR, "cell-2")
     with redis.Redis.from_url(redis_url) as admin:
         admin.execute_command("ACL", "SETUSER", made.name, "on", ">pw", *made.rules)
         admin.execute_command("ACL", "LOG", "RESET")
@@ -51,8 +51,8 @@ def orders_url(redis_url: str) -> Iterator[str]:
             admin.execute_command("ACL", "DELUSER", made.name)
 
 
-def test_only_what_is_on_the_list_runs(orders_url: str, tmp_path: Path) -> None:
-    told = _run(orders_url, tmp_path / "safe", "safe")
+def test_only_what_is_on_the_list_runs(coordinator_url: str, tmp_path: Path) -> None:
+    told = _run(coordinator_url, tmp_path / "safe", "safe")
     assert (told["good"]["status"], told["good"]["result"], told["noted"]) == ("finished", 5, True)
     assert (told["last"]["status"], told["last"]["result"]) == (
         "finished",

@@ -57,7 +57,6 @@ def acl(fabric: str, roles: tuple[str, ...], out: Path | None, as_json: bool) ->
     gateway      a client that checks API keys, too
     worker       sollol-worker: claim, answer, advertise
     coordinator  operators: nodes, limits and dead letters, too
-    orders       the coordinator's RQ worker: RQ's own keys only
     dashboard    looks on: neither prompts nor answers, and changes nothing
 
     It talks to no server.
