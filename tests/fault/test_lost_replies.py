@@ -46,7 +46,10 @@ async def test_a_lost_reply_to_any_verb_loses_and_doubles_nothing(redis_url: str
             "emit", "if seq <= tonumber(h[4]) then return 1 end", Fault.TORN, id="a piece shown twice"
         ),
         pytest.param(
-            "submit", "if state then return {'known', state} end", Fault.STALE, id="a job taken in twice"
+            "submit",
+            "if state then return {'known', affirmed(job, state)} end",
+            Fault.STALE,
+            id="a job taken in twice",
         ),
     ],
 )
