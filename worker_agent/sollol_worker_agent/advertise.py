@@ -211,6 +211,7 @@ def _model_fields(info: ModelInfo, pace: Pace) -> dict[str, object]:
         "context_tokens": info.context_tokens,
         "capabilities": list(info.capabilities),
         "continues": info.continues,
+        "listing": dict(info.listing),
         "prompt_ms": round(pace.prompt_ms, 3),
         "output_ms": round(pace.output_ms, 3),
         "slowdown": round(pace.slowdown, 3),

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 
 from sollol_broker.errors import SollolError
 
 from ..aio import AsyncClient
+from .caller import caller_of
 from .config import GatewayConfig
+from .doorkeeper import Doorkeeper
+from .gate import Gate
+from .metrics import Metrics
 from .ollama import Ollama
-from .refusals import refusal_of
+from .ollama_lists import OllamaLists
+from .refusals import quota_headers, refusal_of
 from .replies import json_reply
+from .service import Service
 from .serving import Serving
 from .shapes import error_body
 
@@ -24,6 +32,7 @@ from .shapes import error_body
 def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
     """The app; it opens the client when it starts, and closes it when it stops."""
     serving = Serving(client, config)
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -31,18 +40,42 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
             yield
 
     app = Starlette(
-        routes=[*Ollama(serving).routes()],
-        exception_handlers={SollolError: _refuse, HTTPException: _no_such_path},
+        routes=[
+            *Ollama(serving).routes(),
+            *OllamaLists(serving).routes(),
+            *Service(serving, metrics).routes(),
+        ],
+        middleware=[
+            Middleware(
+                Gate,
+                config=config,
+                doorkeeper=Doorkeeper(client.session.broker, needed=config.needs_keys),
+                metrics=metrics,
+            )
+        ],
+        exception_handlers={SollolError: _Refuse(client), HTTPException: _no_such_path},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     return app
 
 
-async def _refuse(http: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, SollolError)  # noqa: S101  # it is registered for those
-    refusal = refusal_of(error)
-    return json_reply(error_body(http.url.path, refusal), refusal.status, refusal.headers())
+class _Refuse:
+    """Writes an error as its path's API does."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def __call__(self, http: HttpRequest, error: Exception) -> Response:
+        assert isinstance(error, SollolError)  # noqa: S101  # it is registered for those
+        refusal = refusal_of(error)
+        headers = refusal.headers()
+        if refusal.status == 429:
+            app = caller_of(http).app(http.headers.get("x-sollol-app"))
+            with contextlib.suppress(SollolError):
+                limits = await self._client.limits()
+                headers |= quota_headers(limits.apps.get(app), refusal.retry_after)
+        return json_reply(error_body(http.url.path, refusal), refusal.status, headers)
 
 
 async def _no_such_path(http: HttpRequest, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from sollol_broker.errors import (
     QuotaExceeded,
     SollolError,
 )
+from sollol_broker.policy import Quota
 
 
 class Refused(SollolError):
@@ -72,6 +73,18 @@ def refusal_of(error: SollolError) -> Refusal:
     if isinstance(error, BackendError) and error.said:
         text = error.said
     return Refusal(status, text, retry_after, code, field=str(getattr(error, "field", "") or ""))
+
+
+def quota_headers(quota: Quota | None, retry_after: float) -> dict[str, str]:
+    """The usual headers of an application that has used up its quota: of its tightest limit that has a number."""
+    if quota is None:
+        return {}
+    limits = (quota.requests_per_minute, quota.concurrency, quota.tokens_per_minute, quota.max_queue_size)
+    limit = next((each for each in limits if each is not None), None)
+    if limit is None:
+        return {}
+    reset = str(max(1, math.ceil(retry_after)))
+    return {"RateLimit-Limit": f"{limit:g}", "RateLimit-Remaining": "0", "RateLimit-Reset": reset}
 
 
 def _status(error: SollolError) -> tuple[int, str]:

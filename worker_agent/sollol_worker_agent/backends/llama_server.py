@@ -278,4 +278,13 @@ def _model_info(name: str, entry: Mapping[str, Any], props: Mapping[str, Any], *
         size_bytes=int(meta.get("size") or 0),
         context_tokens=int(meta.get("n_ctx") or 0),
         capabilities=tuple(capabilities),
+        listing={"details": {"format": "gguf", "parameter_size": _human(int(meta.get("n_params") or 0))}},
     )
+
+
+def _human(parameters: int) -> str:
+    """A number of parameters as Ollama shows it: "134.52M"; "" = unknown."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if parameters >= size:
+            return f"{parameters / size:.2f}".rstrip("0").rstrip(".") + letter
+    return str(parameters or "")

@@ -27,6 +27,8 @@ from sollol_worker_agent.backends.protocol import (
 from sollol_worker_agent.backends.refusals import message_of
 from sollol_worker_agent.backends.resuming import before_blanks, behind, for_the_rest
 
+# What lists of models show, and nothing else needs.
+_LISTED = ("name", "modified_at", "digest", "details")
 # What the closing line carries beside the answer itself.
 _NOT_CLOSING_FIELDS = frozenset(
     {"model", "created_at", "message", "response", "thinking", "logprobs", "done", "embeddings"}
@@ -197,6 +199,7 @@ def model_info(entry: Mapping[str, Any]) -> ModelInfo:
         size_bytes=int(entry.get("size") or 0),
         context_tokens=int(details.get("context_length") or 0),
         capabilities=capabilities,
+        listing={name: entry[name] for name in _LISTED if name in entry},
     )
 
 

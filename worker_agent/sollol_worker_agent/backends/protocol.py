@@ -25,6 +25,7 @@ class ModelInfo:
         context_tokens: the most tokens a request may use; 0 when unknown.
         capabilities: the server's own words ("tools", "vision", "thinking", …).
         continues: whether it can go on with an answer that another server began; None = not tried yet.
+        listing: what lists of models show besides, with Ollama's names: modified_at, digest, details, …
     """
 
     name: str
@@ -33,6 +34,7 @@ class ModelInfo:
     context_tokens: int = 0
     capabilities: tuple[str, ...] = ()
     continues: bool | None = None
+    listing: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
