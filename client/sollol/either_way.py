@@ -10,7 +10,7 @@ import asyncio
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -91,3 +91,8 @@ def call_in_thread(work: Callable[[], T], name: str) -> Future[T]:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+def run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end for a function that is not one, even where an event loop runs already."""
+    return call_in_thread(lambda: asyncio.run(work), "sollol-call").result()

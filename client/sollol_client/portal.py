@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -30,7 +31,11 @@ class Portal:
             raise RuntimeError(
                 "a callback of a job runs in the client's own thread and must not wait for another job"
             )
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return self.start(work).result()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine; gives the future of what it gives."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call something in the loop without waiting."""

@@ -13,21 +13,15 @@ from pathlib import Path
 import click
 
 from sollol_broker.errors import BackendError, SollolError
-from sollol_worker_agent.llama_binaries import (
-    LlamaBinary,
-    builds_directory,
-    find_llama_server,
-    find_rpc_server,
-)
+from sollol_worker_agent.llama_binaries import find_llama_server, find_rpc_server
 from sollol_worker_agent.rpc.part import threads_for
 from sollol_worker_agent.rpc.server import RpcServer
 
 from ..llama_cpp import SetupError, unit
 from ..llama_cpp import source as sources
-from ..llama_cpp.build import RPC_SERVER, SERVER, build_hash, default_flags, default_jobs
-from ..llama_cpp.build import build as build_programs
+from ..llama_cpp.build import RPC_SERVER, SERVER, default_flags, default_jobs
 from ..llama_cpp.commands import find, run
-from ..llama_cpp.install import folder_of, install, make_current
+from ..llama_cpp.setup import fetched_or_fetch, set_up, sources_directory
 from ..llama_cpp.smoke import try_out
 from . import output
 
@@ -93,14 +87,10 @@ def setup_llama_cpp(
         _show(as_json=as_json)
         return
     if wants_clone:
-        sources.fetch(_sources(), git_ref, output.aside)
+        sources.fetch(sources_directory(), git_ref, output.aside)
     if wants_build or (wants_all and not _works()):
-        tree = sources.given(source) if source is not None else sources.fetched(_sources(), git_ref)
-        _build(
-            tree or sources.fetch(_sources(), git_ref, output.aside),
-            (*default_flags(), *flags),
-            jobs or default_jobs(),
-        )
+        tree = sources.given(source) if source is not None else fetched_or_fetch(git_ref, output.aside)
+        _build(tree, (*default_flags(), *flags), jobs or default_jobs())
     if wants_start or wants_all:
         asyncio.run(_serve(port))
 
@@ -162,20 +152,9 @@ def _show(*, as_json: bool) -> None:
 
 
 def _build(source: sources.Source, flags: tuple[str, ...], jobs: int) -> None:
-    output.aside(f"reading {source.directory}")
-    number = build_hash(source, flags)
-    target = folder_of(number)
-    if not (target / SERVER).is_file():
-        work = builds_directory() / f"work-{target.name}"
-        programs = build_programs(source, flags, work=work, jobs=jobs, progress=output.aside)
-        install(programs, build_hash=number, source=source.name, flags=flags)
-        shutil.rmtree(work, ignore_errors=True)
-    output.aside("trying it out")
-    server, rpc_server = LlamaBinary(target / SERVER), LlamaBinary(target / RPC_SERVER)
-    asyncio.run(try_out(server, rpc_server))
-    make_current(target)
-    output.say(f"{target} works: {server.build()}")
-    if (other := find_llama_server().path).parent != target:
+    server = set_up(source, flags, jobs, output.aside)
+    output.say(f"{server.path.parent} works: {server.build()}")
+    if (other := find_llama_server().path).parent != server.path.parent.resolve():
         output.say(f"But {other} is on PATH, and will be used before it.")
 
 
@@ -221,7 +200,3 @@ def _write_unit(*, dry_run: bool) -> None:
         with tempfile.TemporaryDirectory() as work:
             run([analyze, "verify", target], log=Path(work) / "log", what="systemd-analyze verify")
     output.say(f"{target} is written. Start one with: systemctl enable --now llama-rpc@{_DEFAULT_PORT}")
-
-
-def _sources() -> Path:
-    return builds_directory() / "source"
