@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,10 +11,14 @@ from sollol_broker.model_facts import ModelFacts
 
 from .estimate import NO_CORRECTION, Correction, Load
 from .fabric import FabricView, Node
-from .plan import Group, Impossible, Machine, OneNode, plan
+from .plan import Group, Impossible, Links, Machine, OneNode, plan
 
 # A member that has let down so many groups within the time that its faults are remembered gets a rest.
 _MOST_FAULTS, _FAULT_SECONDS = 3, 600.0
+# So long others are preferred to a node that let a group down.
+_WARY_SECONDS = 60.0
+# And so long two nodes that did not reach each other are not put together.
+_CUT_SECONDS = 120.0
 # After a failed try the next one waits so long, and twice as long each time, up to the most.
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 3.0, 120.0
 # An idle group makes room for another model no sooner than this after its last job.
@@ -45,11 +50,13 @@ class Memory:
 
     Attributes:
         idle_since: group → when it was first seen without a job. faults: node → when it let a group down.
+        cut: pairs of nodes that did not reach each other, and when.
         failures: model → how often forming has failed in a row, and when last. corrections: by model.
     """
 
     idle_since: Mapping[str, float] = field(default_factory=dict)
     faults: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    cut: Mapping[tuple[str, str], float] = field(default_factory=dict)
     failures: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     corrections: Mapping[str, Correction] = field(default_factory=dict)
 
@@ -65,11 +72,12 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Dissolve:
-    """End a group. `lost`: nodes that let it down."""
+    """End a group. `lost`: nodes that let it down. `cut`: two nodes that did not reach each other any more."""
 
     group: GroupView
     why: str
     lost: tuple[str, ...] = ()
+    cut: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +144,18 @@ def plan_for(
     now: float,
     without: str = "",
 ) -> Group | OneNode | Impossible:
-    """Where the model could run. `without`: as if that group were gone."""
+    """Where the model could run. `without`: as if that group were gone.
+
+    A node that let a group down a moment ago is taken only where it does not work without it.
+    """
     machines = [_machine(node, model, memory, now, without) for node in view.nodes.values()]
-    found = plan(facts, rules.load, machines, correction=memory.corrections.get(model, NO_CORRECTION))
+    fresh = [each for each in machines if not _has_just_failed(each.name, memory, now)]
+    correction = memory.corrections.get(model, NO_CORRECTION)
+    links = Links({pair: math.inf for pair, at in memory.cut.items() if now - at < _CUT_SECONDS})
+    for chosen in (fresh, machines):
+        found = plan(facts, rules.load, chosen, links, correction=correction)
+        if not isinstance(found, Impossible):
+            break
     assert isinstance(found, Group | OneNode | Impossible)  # noqa: S101  # nobody serves it
     return found
 
@@ -163,6 +180,11 @@ def with_faults(memory: Memory, nodes: Sequence[str], now: float) -> Memory:
     for node in nodes:
         faults[node] = (*faults.get(node, ()), now)
     return replace(memory, faults=faults)
+
+
+def with_cut(memory: Memory, one: str, other: str, now: float) -> Memory:
+    """These two did not reach each other."""
+    return replace(memory, cut={**memory.cut, (one, other): now})
 
 
 def after_failure(memory: Memory, model: str, now: float) -> Memory:
@@ -196,13 +218,28 @@ def _ending(
         name for name, _ in group.parts if name not in view.nodes or view.nodes[name].group != group.id
     )
     if gone:
-        return Dissolve(group, f"it has lost {', '.join(gone)}", lost=gone)
+        return _lost(group, view, gone)
     closed = [name for name, _ in group.parts if view.nodes[name].is_closed]
     if closed:
         return Dissolve(group, f"an operator has closed {', '.join(closed)}")
     if now - memory.idle_since.get(group.id, now) >= rules.idle_seconds:
         return Dissolve(group, f"nobody has used it for {rules.idle_seconds:.0f} s")
     return None
+
+
+def _lost(group: GroupView, view: FabricView, gone: tuple[str, ...]) -> Dissolve:
+    """Who is to blame when a group has lost nodes.
+
+    1. The head says that the network has cut a member off: the link between the two.
+    2. Members are gone: they are, for the head ends with them.
+    3. Only the head is gone.
+    """
+    why = f"it has lost {', '.join(gone)}"
+    fault = view.nodes[group.head].fault if group.head in view.nodes else {}
+    if fault.get("group") == group.id and fault.get("node", group.head) != group.head:
+        return Dissolve(group, f"{group.head}: {fault['why']}", cut=(group.head, fault["node"]))  # 1
+    members = tuple(name for name in gone if name != group.head)
+    return Dissolve(group, why, lost=members or gone)  # 2, 3
 
 
 def _unserved(view: FabricView) -> set[str]:
@@ -229,6 +266,10 @@ def _machine(node: Node, model: str, memory: Memory, now: float, without: str) -
         is_busy=bool(node.group) and node.group != without,
         quarantined_because=why,
     )
+
+
+def _has_just_failed(node: str, memory: Memory, now: float) -> bool:
+    return any(now - at < _WARY_SECONDS for at in memory.faults.get(node, ()))
 
 
 def _is_due(model: str, memory: Memory, now: float) -> bool:

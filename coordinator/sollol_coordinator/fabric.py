@@ -26,6 +26,7 @@ class Node:
         files: of models, with what they need.
         group: that has it; "" = none. is_closed: an operator has cordoned or drained it.
         busy: jobs that it runs.
+        fault: how its last group ended badly: group, node (who is to blame) and why; {} = it did not.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Node:
     group: str = ""
     is_closed: bool = False
     busy: int = 0
+    fault: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +115,5 @@ def node_of(view: NodeView) -> Node | None:
         group=str(llama.get("lent_to", "")),
         is_closed=view.controls.cordoned or view.controls.draining,
         busy=sum(worker.busy for worker in view.workers),
+        fault=dict(llama.get("fault", {})),
     )

@@ -29,6 +29,7 @@ from .decide import (
     after_success,
     decide,
     next_memory,
+    with_cut,
     with_faults,
 )
 from .estimate import NO_CORRECTION
@@ -192,7 +193,11 @@ class Keeper:
         why = result.get("why", f"the job that formed it died: {outcome.why}")
         log.warning("group %s for %s was not formed: %s", forming.group.id, model, why)
         self._memory = after_failure(self._memory, model, self.clock())
-        if node := result.get("node"):
+        node, head = str(result.get("node", "")), forming.group.head
+        if node and node != head:
+            # Either of the two may be at fault: they are not put together again for a while.
+            self._memory = with_cut(self._memory, head, node, self.clock())
+        elif node:
             self._memory = with_faults(self._memory, (node,), self.clock())
 
     async def _learn(self, form: Form, result: Mapping[str, Any]) -> None:
@@ -207,6 +212,8 @@ class Keeper:
         log.info("group %s for %s is dissolved: %s", group.id, group.model, action.why)
         self.metrics.dissolved.inc()
         self._memory = with_faults(self._memory, action.lost, self.clock())
+        if action.cut is not None:
+            self._memory = with_cut(self._memory, *action.cut, self.clock())
         # First the record, so that nobody counts on it; its parts end by themselves if they do not hear us.
         await self._write(replace(group, state=GroupState.BROKEN, why=action.why), term, ttl_ms=5_000)
         async with Orders(self.broker, leader=self.leader, term=term) as orders:

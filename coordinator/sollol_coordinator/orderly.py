@@ -28,7 +28,7 @@ class OrderFailed(SollolError):
     """A worker could not do what it was told.
 
     Attributes:
-        node: whose worker it is.
+        node: that is to blame.
     """
 
     def __init__(self, message: str, node: str) -> None:
@@ -102,7 +102,8 @@ class Orders:
         finally:
             del self._waiting[order.id]
         if reply.kind is ReplyKind.FAILED:
-            raise OrderFailed(f"{node}: {reply.data.get('error', 'it failed')}", node)
+            blamed = str(reply.data.get("node", node))
+            raise OrderFailed(f"{node}: {reply.data.get('error', 'it failed')}", blamed)
         return reply.data
 
     def _on_entry(self, entry: EntryFields) -> None:

@@ -6,6 +6,7 @@ the rule takes the fewest members that will do, and no group at all where one no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -131,7 +132,10 @@ Plan = NothingNeeded | OneNode | Group | Impossible
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Round trips in ms between nodes, by the pair of names; what is not known is taken for a usual network."""
+    """Round trips in ms between nodes, by the pair of names; what is not known is taken for a usual network.
+
+    An infinite one: they do not reach each other.
+    """
 
     trips_ms: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
@@ -298,6 +302,7 @@ class _Asked:
             each
             for each in able
             if each is not head
+            and links.trip_ms(head.name, each.name) < math.inf
             and each.rpc_version is not None
             and version is not None
             and serves_protocol(version, each.rpc_version)

@@ -26,7 +26,7 @@ from ..backends.protocol import Backend
 from ..hardware import Hardware
 from ..llama_binaries import find_llama_server
 from ..model_files import ModelFile, ModelFiles
-from .head import Head, Member, Split
+from .head import Head, Member, MemberFailed, Split
 from .machine import LlamaBuild, capped, find_build, list_devices
 from .part import Part, threads_for
 
@@ -103,6 +103,8 @@ class OrderDesk:
         self._build = LlamaBuild()
         self._files: dict[str, ModelFile] = {}
         self._part: Part | None = None
+        # How the last group ended here, if it did so badly: for the coordinator to read.
+        self._fault: dict[str, str] = {}
         self._backend: Backend | None = None
         self._term = 0
         self._reply_to = ""
@@ -128,6 +130,7 @@ class OrderDesk:
             "rpc_version": list(self._build.rpc_version or ()),
             "address": self.address,
             "lent_to": self.group,
+            "fault": self._fault,
             "files": {name: file.facts.to_json() for name, file in self._files.items()},
         }
 
@@ -168,7 +171,8 @@ class OrderDesk:
                     data = await self._obey(order)
             reply = OrderReply(order.id, ReplyKind.DONE, data)
         except SollolError as error:
-            reply = OrderReply(order.id, ReplyKind.FAILED, {"error": str(error)})
+            blamed = error.node if isinstance(error, MemberFailed) else self._node
+            reply = OrderReply(order.id, ReplyKind.FAILED, {"error": str(error), "node": blamed})
         except Exception as error:
             log.exception("order %s of group %s: a mistake of ours", order.verb, order.group)
             reply = OrderReply(
@@ -271,9 +275,10 @@ class OrderDesk:
             await self._end(f"the coordinator has ended group {order.group}")
         return {}
 
-    async def _lost(self, why: str) -> None:
+    async def _lost(self, why: str, blamed: str) -> None:
         """Something of our part died: tell whoever gave the last order, and be a usual node again."""
         reply_to, order, group = self._reply_to, self._last_order, self.group
+        self._fault = {"group": group, "node": blamed, "why": why}
         await self._end(why)
         data = {"lost": group, "node": self._node, "error": f"{self._node}: {why}"}
         await self._send(reply_to, OrderReply(order, ReplyKind.FAILED, data))

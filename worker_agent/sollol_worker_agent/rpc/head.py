@@ -89,6 +89,18 @@ class Split:
         ]
 
 
+class MemberFailed(BackendError):
+    """A member is not what the head needs.
+
+    Attributes:
+        node: which one.
+    """
+
+    def __init__(self, message: str, node: str) -> None:
+        super().__init__(message)
+        self.node = node
+
+
 class Head:
     """The llama-server of a group, and its tunnels to the members.
 
@@ -150,6 +162,11 @@ class Head:
         return self._tunnel.carried_bytes
 
     @property
+    def cut_off(self) -> str:
+        """A member that the network has cut off; "" = none."""
+        return next((self._split.members[at].node for at in self._tunnel.cut), "")
+
+    @property
     def is_running(self) -> bool:
         """Whether the server and its tunnel live."""
         has_tunnel = self._tunnel.is_running or not self._split.members
@@ -159,7 +176,8 @@ class Head:
         """Connect, check and load; gives MiB by node and buffer, as llama-server reported them ("gpu-2 KV": 24.0).
 
         Raises:
-            BackendError: a member does not answer or speaks another protocol, or the server does not load the model.
+            MemberFailed: a member does not answer or speaks another protocol.
+            BackendError: the server does not load the model.
         """
         try:
             ports = await self._tunnel.start() if self._split.members else ()
@@ -200,13 +218,15 @@ class Head:
         major, minor, _ = report.version
         if major != self._version[0] or minor > self._version[1]:
             theirs, ours = (".".join(map(str, version)) for version in (report.version, self._version))
-            raise BackendError(
+            raise MemberFailed(
                 f"{member.node} speaks version {theirs} of the RPC protocol, and the head {ours}: "
-                "install the same build of llama.cpp on both"
+                "install the same build of llama.cpp on both",
+                member.node,
             )
         if len(report.devices) != len(member.layers):
-            raise BackendError(
-                f"{member.node} offers {len(report.devices)} devices, planned were {len(member.layers)}"
+            raise MemberFailed(
+                f"{member.node} offers {len(report.devices)} devices, planned were {len(member.layers)}",
+                member.node,
             )
 
     async def _tell(self) -> None:

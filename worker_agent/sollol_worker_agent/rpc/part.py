@@ -33,7 +33,8 @@ class Part:
     """One node's part in one group. Whatever it starts ends with this process, even when that is killed with -9.
 
     Args:
-        on_lost: called once when something of it has died or hangs, with what; the part has stopped by then.
+        on_lost: called once when something of it has died or hangs, with what, and with the node that is to blame; the
+            part has stopped by then.
         is_working: whether a job of the group runs here (the head asks).
     """
 
@@ -42,11 +43,12 @@ class Part:
         group: str,
         *,
         node: str,
-        on_lost: Callable[[str], Awaitable[None]],
+        on_lost: Callable[[str, str], Awaitable[None]],
         is_working: Callable[[], bool],
         silence_seconds: float = _SILENCE_SECONDS,
     ) -> None:
         self.group = group
+        self._node = node
         self.identity: Identity = new_identity(f"{group} {node}")
         self.head: Head | None = None
         self._on_lost = on_lost
@@ -109,9 +111,10 @@ class Part:
             if self.head is not None:
                 with contextlib.suppress(OSError):
                     self.head.trim_log()
+        blamed = (self.head.cut_off if self.head is not None else "") or self._node
         log.warning("group %s: %s", self.group, why)
         await self.stop()
-        await self._on_lost(why)
+        await self._on_lost(why, blamed)
 
     def _fault(self) -> str:
         """What is wrong; "" = nothing.
@@ -122,7 +125,8 @@ class Part:
         """
         if self.head is not None:
             if not self.head.is_running:
-                return "llama-server, or its tunnel, has ended"  # 1
+                cut_off = self.head.cut_off
+                return f"{cut_off} is cut off" if cut_off else "llama-server, or its tunnel, has ended"  # 1
             return self._silence()  # 3
         if self._server is None or not self._server.is_running:
             return "the rpc-server has ended"  # 1

@@ -28,8 +28,9 @@ _CONNECT_SECONDS = 5.0
 _DEAD_PEER_MS = 8_000
 _COUNT_SECONDS = 0.5
 _KEEPALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
-# What it prints: the ports once it listens, then how many bytes it has carried, whenever that has changed.
-READY, CARRIED = "tunnel is ready ", "carried "
+# What it prints: the ports once it listens, then how many bytes it has carried, whenever that has changed, and which
+# passages (by number) were cut off by the network.
+READY, CARRIED, CUT = "tunnel is ready ", "carried ", "cut "
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +50,20 @@ class Passage:
 
 
 class _Meter:
-    """Bytes carried since the start, both ways."""
+    """What has happened since the start: bytes carried, both ways, and passages whose far end fell silent."""
 
     def __init__(self) -> None:
         self.carried = 0
+        self.cut: set[int] = set()
 
 
 class _Side(asyncio.Protocol):
     """One of two connections that hand on to each other what they receive."""
 
-    def __init__(self, meter: _Meter, on_made: Callable[[_Side], None] | None = None) -> None:
+    def __init__(
+        self, meter: _Meter, on_made: Callable[[_Side], None] | None = None, passage: int | None = None
+    ) -> None:
+        self._passage = passage
         self._meter = meter
         self.transport: asyncio.Transport | None = None
         self.other: _Side | None = None
@@ -96,18 +101,24 @@ class _Side(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if isinstance(error, OSError) and self._passage is not None:
+            self._meter.cut.add(self._passage)
         if self.other is not None and self.other.transport is not None:
             self.other.transport.close()
 
 
-async def open_passage(passage: Passage, certificate: str, key: str, meter: _Meter) -> asyncio.Server:
+async def open_passage(
+    number: int, passage: Passage, certificate: str, key: str, meter: _Meter
+) -> asyncio.Server:
     """Listen and carry; `sockets` of what is returned tells the port."""
     context = _context(passage, certificate, key)
     opening: set[asyncio.Task[None]] = set()
 
     def on_made(near: _Side) -> None:
         _watch(near)
-        task = asyncio.ensure_future(_lead_on(near, passage, None if passage.is_server else context, meter))
+        task = asyncio.ensure_future(
+            _lead_on(near, number, passage, None if passage.is_server else context, meter)
+        )
         opening.add(task)
         task.add_done_callback(opening.discard)
 
@@ -121,16 +132,23 @@ async def open_passage(passage: Passage, certificate: str, key: str, meter: _Met
     )
 
 
-async def _lead_on(near: _Side, passage: Passage, context: ssl.SSLContext | None, meter: _Meter) -> None:
+async def _lead_on(
+    near: _Side, number: int, passage: Passage, context: ssl.SSLContext | None, meter: _Meter
+) -> None:
     assert near.transport is not None  # noqa: S101  # this is called when it is made
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             hostname = "" if context else None
             _, far = await loop.create_connection(
-                partial(_Side, meter), *passage.target, ssl=context, server_hostname=hostname
+                partial(_Side, meter, None, None if passage.is_server else number),
+                *passage.target,
+                ssl=context,
+                server_hostname=hostname,
             )
     except (OSError, TimeoutError):
+        if not passage.is_server:
+            meter.cut.add(number)
         near.transport.abort()
         return
     _watch(far)
@@ -170,22 +188,23 @@ def _context(passage: Passage, certificate: str, key: str) -> ssl.SSLContext:
 
 async def _serve(config: Mapping[str, Any]) -> None:
     servers, meter = [], _Meter()
-    for each in config["passages"]:
+    for number, each in enumerate(config["passages"]):
         passage = Passage(
             tuple(each["listen"]), tuple(each["target"]), each["is_server"], each["peer_certificate"]
         )
-        servers.append(await open_passage(passage, config["certificate"], config["key"], meter))
+        servers.append(await open_passage(number, passage, config["certificate"], config["key"], meter))
     ports = [server.sockets[0].getsockname()[1] for server in servers]
     sys.stdout.write(READY + json.dumps(ports) + "\n")
     sys.stdout.flush()
-    told = 0
+    told = ""
     while True:
         await asyncio.sleep(_COUNT_SECONDS)
-        if meter.carried != told:
-            told = meter.carried
+        new = f"{CUT}{json.dumps(sorted(meter.cut))}\n{CARRIED}{meter.carried}\n"
+        if new != told and (meter.carried or meter.cut):
+            told = new
             # Only the newest count matters, and nobody rotates this log.
             os.ftruncate(sys.stdout.fileno(), 0)
-            sys.stdout.write(f"{CARRIED}{told}\n")
+            sys.stdout.write(new)
             sys.stdout.flush()
 
 

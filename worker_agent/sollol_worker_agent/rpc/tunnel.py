@@ -14,7 +14,7 @@ from sollol_broker.child import ChildProcess, describe_exit, last_lines
 from sollol_broker.errors import BackendError
 
 from .identity import Identity
-from .relay import CARRIED, READY, Passage
+from .relay import CARRIED, CUT, READY, Passage
 
 _START_SECONDS = 15.0
 _POLL_SECONDS = 0.02
@@ -44,6 +44,12 @@ class Tunnel:
         """Both ways since the start, as of half a second ago."""
         _, found, count = last_lines(self._log, 1).partition(CARRIED)
         return int(count) if found and count.strip().isdigit() else 0
+
+    @property
+    def cut(self) -> list[int]:
+        """Which passages the network has cut off, by number."""
+        _, found, rest = last_lines(self._log).partition(CUT)
+        return [int(each) for each in json.loads(rest.splitlines()[0])] if found else []
 
     async def start(self) -> tuple[int, ...]:
         """Start it; the ports on which the passages listen, in order.
