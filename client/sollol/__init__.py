@@ -1,4 +1,4 @@
-"""The name that applications import: `from sollol import Client, AsyncClient, Priority`.
+"""The name that applications import: `from sollol import Client, AsyncClient, OllamaPool, Priority`.
 
 The rooms are imported when a name is first used, so that `import sollol` costs next to nothing.
 """
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from sollol_broker.words import JobState, Priority
     from sollol_client import Answer, AsyncClient, AsyncJob, Client, Delta, Job
 
+    from .docker_ip_resolver import is_docker_ip, resolve_docker_ip
+    from .pool import OllamaPool
+
 __all__ = [
     "Answer",
     "AsyncClient",
@@ -55,12 +58,15 @@ __all__ = [
     "KeyMissing",
     "NoNodeForModel",
     "NotAllowed",
+    "OllamaPool",
     "Priority",
     "QueueFull",
     "QuotaExceeded",
     "SollolError",
     "StreamGap",
     "__version__",
+    "is_docker_ip",
+    "resolve_docker_ip",
 ]
 
 # Names that do not lie in the errors' module, and where they lie.
@@ -72,7 +78,10 @@ _HOMES = {
     "Delta": "sollol_client",
     "Job": "sollol_client",
     "JobState": "sollol_broker.words",
+    "OllamaPool": "sollol.pool",
     "Priority": "sollol_broker.words",
+    "is_docker_ip": "sollol.docker_ip_resolver",
+    "resolve_docker_ip": "sollol.docker_ip_resolver",
     "__version__": "sollol_broker.version",
 }
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import Any, Protocol
 
 from sollol_broker.errors import JobCancelled, SollolError
@@ -35,8 +36,9 @@ class Job(concurrent.futures.Future[Answer], Watcher):
     `id` is that of the job that is really run: where the answer of an equal request serves, it becomes that
     one's once Redis has said so, and `cancel` only stops waiting.
 
-    `wait`, `as_completed`, `asyncio.wrap_future` and callbacks work as in the standard library. Callbacks
-    run in the client's own thread: keep them short, and never wait for another job in one.
+    `wait`, `as_completed`, `asyncio.wrap_future` and callbacks work as in the standard library, and a coroutine may
+    `await` it and iterate over it with `async for` without holding up its loop. Callbacks run in the client's own
+    thread: keep them short, and never wait for another job in one.
     """
 
     def __init__(self, job_id: str, client: _Face, *, resumed: bool = False) -> None:
@@ -49,6 +51,10 @@ class Job(concurrent.futures.Future[Answer], Watcher):
         self._streamed = resumed
         self._broken: SollolError | None = None
         self._follower: Follower | None = None
+        self._on_more: Callable[[], None] = lambda: None
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        return asyncio.shield(asyncio.wrap_future(self)).__await__()
 
     def result(self, timeout: float | None = None) -> Answer:
         """The answer; waits for it at most `timeout` seconds.
@@ -82,7 +88,7 @@ class Job(concurrent.futures.Future[Answer], Watcher):
         if not super().cancel():
             return False
         self.set_running_or_notify_cancel()
-        self._pieces.put(None)
+        self._put(None)
         self._accepted.set()
         self._client.cancel_job(self._sent_id)
         return True
@@ -113,12 +119,37 @@ class Job(concurrent.futures.Future[Answer], Watcher):
         """
         while (piece := self._pieces.get()) is not None:
             yield piece
+        yield from self._rest()
+
+    async def __aiter__(self) -> AsyncGenerator[Delta, None]:
+        """The same for a coroutine, in any loop."""
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+        self._on_more = lambda: _tell(loop, arrived)
+        while True:
+            arrived.clear()
+            try:
+                piece = self._pieces.get_nowait()
+            except queue.Empty:
+                await arrived.wait()
+                continue
+            if piece is None:
+                break
+            yield piece
+        for rest in self._rest():
+            yield rest
+
+    def _rest(self) -> Iterator[Delta]:
+        """What there is to say once the pieces have ended."""
         self._pieces.put(None)  # for a second reader
         if self._broken is not None:
             raise self._broken
         answer = self.result()
         if not self._streamed and answer.text:
             yield Delta.of({"text": answer.text}, self._follower.entry_id if self._follower else "")
+
+    def _put(self, piece: Delta | None) -> None:
+        self._pieces.put(piece)
+        self._on_more()
 
     def on_accepted(self) -> None:
         """See Watcher."""
@@ -132,12 +163,12 @@ class Job(concurrent.futures.Future[Answer], Watcher):
     def on_piece(self, piece: Delta) -> None:
         """See Watcher."""
         self._streamed = True
-        self._pieces.put(piece)
+        self._put(piece)
 
     def on_break(self, error: SollolError) -> None:
         """See Watcher."""
         self._broken = error
-        self._pieces.put(None)
+        self._put(None)
 
     def on_end(self, follower: Follower) -> None:
         """See Watcher."""
@@ -151,7 +182,7 @@ class Job(concurrent.futures.Future[Answer], Watcher):
                     self.set_result(follower.outcome)
             except concurrent.futures.InvalidStateError:
                 pass  # cancelled in this very moment
-        self._pieces.put(None)
+        self._put(None)
 
 
 class AsyncJob(Watcher):
@@ -263,3 +294,8 @@ class AsyncJob(Watcher):
         else:
             self._done.set_result(outcome)
         self._pieces.put_nowait(None)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, arrived: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop of whoever read it is closed
+        loop.call_soon_threadsafe(arrived.set)

@@ -110,9 +110,10 @@ class Advertiser:
     async def _look(self) -> None:
         """Ask the backends and the machine how they are."""
         await asyncio.gather(*(lane.refresh() for lane in self._lanes))
-        self.last_hardware = await asyncio.to_thread(self._hardware.read)
-        for lane in self._lanes:
-            lane.note_hardware(self.last_hardware)
+        if not self._config.elsewhere:
+            self.last_hardware = await asyncio.to_thread(self._hardware.read)
+            for lane in self._lanes:
+                lane.note_hardware(self.last_hardware)
         await self._paces.read(self._lanes)
 
     async def _obey(self, advertised: Advertised) -> Advertised:
@@ -133,8 +134,8 @@ class Advertiser:
             ttl_ms=round(self._config.advertise_seconds * _ADVERTS_PER_TTL * 1000),
             worker_fields=self._worker_fields(),
             node_fields={
-                "host": platform.node(),
-                "os": f"{platform.system()} {platform.machine()}",
+                "host": self._config.elsewhere or platform.node(),
+                "os": "" if self._config.elsewhere else f"{platform.system()} {platform.machine()}",
                 "hardware": json.dumps(hardware),
                 **self._more_of_node(),
             },

@@ -119,15 +119,16 @@ class Agent:
         """While it stops: wait for running jobs no longer, hand them back now."""
         self._puller.hurry()
 
-    async def stop(self, *, drain_seconds: float | None = None) -> None:
-        """Leave the fabric: running jobs may end within `drain_seconds`, the rest is handed back."""
+    async def stop(self, *, drain_seconds: float | None = None, announce: bool = True) -> None:
+        """Leave the fabric: running jobs may end within `drain_seconds`, the rest is handed back.
+
+        Args:
+            announce: tell the fabric first, so that it sends nothing more; False where it ends with us.
+        """
         seconds = self.config.drain_seconds if drain_seconds is None else drain_seconds
         self._puller.stop_claiming()
-        try:
-            async with asyncio.timeout(_ANNOUNCE_SECONDS):
-                await self._advertiser.drain()
-        except Exception:
-            log.warning("the drain could not be announced", exc_info=True)
+        if announce:
+            await self._announce()
         await self._drainer.stop()
         # Workers stop before the heartbeat, so that their leases hold while they finish.
         await self._puller.stop(drain_seconds=seconds)
@@ -144,6 +145,13 @@ class Agent:
         await self.broker.close()
         for lane in self.lanes:
             await lane.backend.close()
+
+    async def _announce(self) -> None:
+        try:
+            async with asyncio.timeout(_ANNOUNCE_SECONDS):
+                await self._advertiser.drain()
+        except Exception:
+            log.warning("the drain could not be announced", exc_info=True)
 
     def _new_broker(self) -> Broker:
         return Broker(

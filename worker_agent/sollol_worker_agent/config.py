@@ -26,6 +26,8 @@ class WorkerConfig:
         most_errors: backend errors after which a job fails for good.
         most_crashes: workers that may die with a job before it goes to the dead letters; before the last
             one it is run alone.
+        elsewhere: the host on which the backends stand when it is not this machine; of its hardware nothing is
+            known then. "" = they stand here.
         drain_seconds: on SIGTERM, how long running jobs may take to end before they are handed back.
     """
 
@@ -38,6 +40,7 @@ class WorkerConfig:
     reap_seconds: float = 2.5
     most_errors: int = 4
     most_crashes: int = 3
+    elsewhere: str = ""
     drain_seconds: float = 30.0
     timeouts: Timeouts = field(default_factory=Timeouts)
 

@@ -1,0 +1,5 @@
+"""`OllamaPool`: several Ollama servers behind the calls that SOLLOL has always had."""
+
+from .pool import OllamaPool
+
+__all__ = ["OllamaPool"]

@@ -1,0 +1,202 @@
+"""The fabric of a pool that has no Redis: a private one, and one worker per node, in the background of this process.
+
+The workers are tasks in one thread, not processes: ten nodes cost no more memory than one, a node is added or
+removed at once, and nothing can be left running when the process is gone, however it ended. The private Redis is a
+process; it ends with ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sollol_broker import controls
+from sollol_broker.embedded import EmbeddedBroker
+from sollol_broker.errors import BackendError, BrokerUnavailable, SollolError
+from sollol_broker.operations import Operations
+from sollol_broker.url import parse
+from sollol_client.portal import Portal
+
+from .address import USUAL_PRIORITY, NodeAddress
+
+if TYPE_CHECKING:
+    from sollol_worker_agent.agent import Agent
+    from sollol_worker_agent.backends.protocol import Backend
+
+log = logging.getLogger(__name__)
+
+_WATCH_SECONDS = 1.0
+
+
+class EmbeddedFabric:
+    """A private Redis and one worker in front of each node. All methods block; any thread may call them."""
+
+    def __init__(self, nodes: Iterable[NodeAddress]) -> None:
+        self.nodes = {node.name: node for node in nodes}
+        self.users = 0
+        self._broker = EmbeddedBroker(appendonly=False)  # nobody comes back for its data
+        self._portal: Portal | None = None
+        self._agents: dict[str, Agent] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        return self._broker.url
+
+    @property
+    def is_ours(self) -> bool:
+        """False after a fork, in the child: it lives in the parent."""
+        return self._pid == os.getpid()
+
+    def start(self) -> None:
+        """Start all; does nothing when it runs.
+
+        Raises:
+            BrokerUnavailable: no Redis or Valkey is installed here, or what a worker needs is not.
+        """
+        with self._lock:
+            if self._portal is not None:
+                return
+            self._broker.start()
+            self._portal = Portal("sollol-pool-workers")
+            try:
+                self._portal.run(self._join())
+            except BaseException:
+                self._stop()
+                raise
+
+    def add(self, node: NodeAddress) -> None:
+        """Front one more node; one that is known is left as it is."""
+        with self._lock:
+            if node.name not in self.nodes and self._portal is not None:
+                self._portal.run(self._start_worker(node))
+            self.nodes.setdefault(node.name, node)
+
+    def remove(self, node: NodeAddress) -> None:
+        """Front a node no more; what runs there goes to others."""
+        with self._lock:
+            self.nodes.pop(node.name, None)
+            agent = self._agents.pop(node.name, None)
+            if agent is not None and self._portal is not None:
+                self._portal.run(agent.stop(drain_seconds=0))
+
+    def stop(self) -> None:
+        """End all; what still waits or runs gets no answer. Of a parent process', nothing is touched."""
+        if self.is_ours:
+            with self._lock:
+                self._stop()
+
+    def abandon(self) -> None:
+        """The same when the interpreter ends, which gives no time for goodbyes: no thread can be started then."""
+        if self.is_ours:
+            if self._portal is not None:
+                self._portal.run(_cancel_all())
+                self._portal.close()
+            self._broker.stop()
+
+    def _stop(self) -> None:
+        portal, self._portal = self._portal, None
+        if portal is not None:
+            with contextlib.suppress(SollolError):
+                portal.run(self._leave())
+            portal.close()
+        self._broker.stop()
+
+    async def _join(self) -> None:
+        await asyncio.gather(*(self._start_worker(node) for node in self.nodes.values()))
+        self._watch = asyncio.create_task(self._keep_redis())
+
+    async def _leave(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        agents, self._agents = list(self._agents.values()), {}
+        await asyncio.gather(*(agent.stop(drain_seconds=0, announce=False) for agent in agents))
+
+    async def _start_worker(self, node: NodeAddress) -> None:
+        try:
+            from sollol_worker_agent.agent import Agent
+            from sollol_worker_agent.config import WorkerConfig
+        except ModuleNotFoundError as error:
+            raise BrokerUnavailable(
+                f"a pool without a Redis runs workers of its own, which need {error.name}: pip install "
+                "'sollol[local]', or give the fabric's Redis in SOLLOL_REDIS_URL"
+            ) from error
+        config = WorkerConfig(node=node.name, elsewhere="" if node.is_here else node.host)
+        agent = Agent(parse(self.url), config, [await _backend(node)])
+        self._agents[node.name] = agent
+        await agent.start()
+        if node.priority != USUAL_PRIORITY:
+            wanted = controls.changes(priority=node.priority)
+            await Operations(agent.broker).control(node.name, wanted)
+
+    async def _keep_redis(self) -> None:
+        """The private Redis may be killed, by the system when memory is short: start it again, empty as it is."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if not self._broker.is_running:
+                log.warning("the pool's private Redis has died and is started again")
+                try:
+                    await asyncio.to_thread(self._broker.start)
+                except SollolError as error:
+                    log.warning("it did not start: %s", error)
+
+
+async def _backend(node: NodeAddress) -> Backend:
+    """What answers there; while nobody does, Ollama is expected."""
+    from sollol_worker_agent.backends.discovery import connect
+    from sollol_worker_agent.backends.ollama import OllamaBackend
+
+    try:
+        return await connect(node.url, os.environ.get("SOLLOL_BACKEND_API_KEY"))
+    except BackendError:
+        return OllamaBackend(node.url, os.environ.get("SOLLOL_BACKEND_API_KEY"))
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Fabrics:
+    """The embedded fabrics of this process: pools with the same nodes share one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fabrics: dict[frozenset[NodeAddress], EmbeddedFabric] = {}
+
+    def borrow(self, nodes: Iterable[NodeAddress]) -> EmbeddedFabric:
+        """One that fronts these nodes; it runs once `start` has returned. Give it back."""
+        key = frozenset(nodes)
+        with self._lock:
+            fabric = self._fabrics.get(key)
+            if fabric is None or not fabric.is_ours:
+                fabric = self._fabrics[key] = EmbeddedFabric(key)
+            fabric.users += 1
+            return fabric
+
+    def give_back(self, fabric: EmbeddedFabric) -> None:
+        """It ends with its last user."""
+        with self._lock:
+            fabric.users -= 1
+            if fabric.users > 0:
+                return
+            self._fabrics = {key: each for key, each in self._fabrics.items() if each is not fabric}
+        fabric.stop()
+
+    def abandon(self) -> None:
+        """End all, as the interpreter ends."""
+        fabrics, self._fabrics = list(self._fabrics.values()), {}
+        for fabric in fabrics:
+            with contextlib.suppress(SollolError, RuntimeError, OSError):
+                fabric.abandon()
