@@ -19,6 +19,7 @@ from .caller import caller_of
 from .config import GatewayConfig
 from .doorkeeper import Doorkeeper
 from .gate import Gate
+from .jobs import Jobs
 from .metrics import Metrics
 from .ollama import Ollama
 from .ollama_lists import OllamaLists
@@ -27,22 +28,26 @@ from .replies import json_reply
 from .service import Service
 from .serving import Serving
 from .shapes import error_body
+from .webhooks import Webhooks
 
 
 def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
     """The app; it opens the client when it starts, and closes it when it stops."""
     serving = Serving(client, config)
     metrics = Metrics()
+    webhooks = Webhooks(config)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with client:
             yield
+            await webhooks.stop()
 
     app = Starlette(
         routes=[
             *Ollama(serving).routes(),
             *OllamaLists(serving).routes(),
+            *Jobs(serving, webhooks).routes(),
             *Service(serving, metrics).routes(),
         ],
         middleware=[

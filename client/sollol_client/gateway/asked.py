@@ -22,12 +22,14 @@ class Asked:
         model: as the caller wrote it.
         payload: `messages`, `prompt` or `input`, and all that the backend gets, unknown fields, too.
         stream: whether the caller wants the text as it is made.
+        submit: arguments for the job itself, where the API has fields for them.
     """
 
     kind: JobKind
     model: str
     payload: Mapping[str, Any]
     stream: bool = False
+    submit: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ class Ollama:
             return await self._touch(http, asked, lines)
         running = await self._serving.run(http, asked)
         if asked.stream:
+            lines = OllamaLines(asked, entries=running.is_detached)
             return await stream_reply(running, lines, self._serving.config)
         async with running:
             answer = await running.answer()

@@ -85,12 +85,17 @@ def is_load(asked: Asked) -> bool:
 
 
 class OllamaLines:
-    """Ollama's NDJSON."""
+    """Ollama's NDJSON.
+
+    Args:
+        entries: each line names its place in the job's stream, for a caller that may come back.
+    """
 
     media_type = "application/x-ndjson"
     always_notes = False
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, *, entries: bool = False) -> None:
+        self._entries = entries
         self._model = asked.model
         self._is_chat = asked.kind is JobKind.CHAT
 
@@ -102,6 +107,8 @@ class OllamaLines:
         line = self._line(str(piece), said, done=False)
         if piece.logprobs:
             line["logprobs"] = piece.logprobs
+        if self._entries:
+            line["_sollol_entry"] = piece.entry_id
         return as_json(line) + b"\n"
 
     def note(self, note: Note) -> bytes:

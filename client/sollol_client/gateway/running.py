@@ -14,6 +14,7 @@ from starlette.requests import Request as HttpRequest
 
 from sollol_broker.errors import NoNodeForModel, SollolError
 from sollol_broker.names import canonical_model
+from sollol_broker.words import JobState
 
 from ..aio import AsyncClient
 from ..answer import Answer, Delta
@@ -55,30 +56,40 @@ class Running(Watcher):
 
     Attributes:
         id: of the job. model: as the caller wrote it.
-        entry_id: of the entry taken last.
+        is_detached: it goes on when its client has left. entry_id: of its end. state: as far as it has told.
     """
 
     def __init__(
-        self, client: AsyncClient, job_id: str, model: str, *, detached: bool = False, progress: bool = False
+        self,
+        client: AsyncClient,
+        job_id: str,
+        model: str,
+        *,
+        detached: bool = False,
+        progress: bool = False,
+        resumed: bool = False,
     ) -> None:
         self.id = self.sent_id = job_id
         self.model = model
         self.wants_progress = progress
         self.entry_id = ""
         self._client = client
-        self._detached = detached
+        self.is_detached = detached
         self._http: HttpRequest | None = None
         self._events: list[Delta | Note] = []
         self._wake = asyncio.Event()
         self._outcome: Answer | SollolError | None = None
         self._broken: SollolError | None = None
-        self._streamed = False
+        self._streamed = resumed
+        self._accepted = False
+        self._keeps = True
+        self.state = JobState.QUEUED
         self._began = time.monotonic()
         self._started_after = 0.0
         self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        if self._http is not None and not self._detached:
+        if self._http is not None and not self.is_detached:
             self._watching = asyncio.create_task(self._watch(self._http))
         return self
 
@@ -88,7 +99,12 @@ class Running(Watcher):
         if self._watching is not None:
             self._watching.cancel()
         # A gateway that is told to stop leaves its jobs alone: they can be followed by another one.
-        if self._outcome is None and kind is not None and issubclass(kind, Exception) and not self._detached:
+        if (
+            self._outcome is None
+            and kind is not None
+            and issubclass(kind, Exception)
+            and not self.is_detached
+        ):
             self._cancel()
 
     def of(self, http: HttpRequest) -> Self:
@@ -173,6 +189,27 @@ class Running(Watcher):
             found["X-Sollol-Queue-Wait"] = f"{waited:.3f}"
         return found
 
+    async def accepted(self) -> None:
+        """Return once the fabric has the job.
+
+        Raises:
+            SollolError: it was refused.
+        """
+        while not (self._accepted or self._is_over):
+            self._wake.clear()
+            await self._wake.wait()
+        if not self._accepted:
+            await self._raise_failure()
+
+    def keep_nothing(self) -> None:
+        """Nobody here will read its text: others follow it, if anybody does."""
+        self._keeps = False
+
+    def on_accepted(self) -> None:
+        """See Watcher."""
+        self._accepted = True
+        self._wake.set()
+
     def on_note(self, note: str) -> None:
         """See Watcher."""
         self.note = note
@@ -183,7 +220,7 @@ class Running(Watcher):
         """See Watcher."""
         if not self.attempt:
             self._started_after = time.monotonic() - self._began
-        self.node, self.attempt = node, attempt
+        self.node, self.attempt, self.state = node, attempt, JobState.RUNNING
 
     def on_id(self, job_id: str) -> None:
         """See Watcher."""
@@ -201,7 +238,7 @@ class Running(Watcher):
 
     def on_end(self, follower: Follower) -> None:
         """See Watcher."""
-        self.entry_id = follower.entry_id
+        self.entry_id, self.state = follower.entry_id, follower.state
         outcome = follower.outcome
         if isinstance(outcome, Answer) and not self._streamed and self._broken is None:
             self._put(_all_of(outcome, follower.entry_id))
@@ -213,7 +250,8 @@ class Running(Watcher):
         return self._outcome is not None or self._broken is not None
 
     def _put(self, event: Delta | Note) -> None:
-        self._events.append(event)
+        if self._keeps:
+            self._events.append(event)
         self._wake.set()
 
     async def _raise_failure(self) -> None:

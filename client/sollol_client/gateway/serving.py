@@ -6,6 +6,7 @@ from starlette.requests import Request as HttpRequest
 
 from sollol_broker.errors import InvalidJob
 from sollol_broker.names import canonical_model
+from sollol_broker.registry import JobView
 from sollol_broker.words import JobKind
 
 from ..aio import AsyncClient
@@ -63,7 +64,7 @@ class Serving:
             priority=caller.priority(wishes.priority),
             **{asked.kind.value: body},
             backend=payload,
-            **wishes.submit,
+            **{**wishes.submit, **asked.submit},
         )
         running = Running(
             self.client,
@@ -86,13 +87,21 @@ class Serving:
             Refused: the caller has no such job.
         """
         check_entry_id(after)
-        job = await self.client.job(job_id)
-        caller = caller_of(http)
-        if job is None or not caller.owns(job.app):
-            raise Refused(404, f"job {job_id} is not known here: its result has expired, or the id is wrong")
-        running = Running(self.client, job_id, job.model, detached=True)
+        job = await self.owned(http, job_id)
+        running = Running(self.client, job_id, job.model, detached=True, resumed=bool(after))
         self.client.session.attach(job_id, running, after)
         return running.of(http)
+
+    async def owned(self, http: HttpRequest, job_id: str) -> JobView:
+        """The record of a job of the caller's.
+
+        Raises:
+            Refused: 404, it has no such job.
+        """
+        job = await self.client.job(job_id) if _is_id(job_id) else None
+        if job is None or not caller_of(http).owns(job.app):
+            raise Refused(404, "there is no such job here: its result has expired, or the id is wrong")
+        return job
 
     async def sees(self, http: HttpRequest, model: str) -> bool:
         """Whether a live node has a model that the caller may use."""
@@ -124,3 +133,7 @@ class Serving:
             ) from None
         running.model, running.wants_progress = asked.model, wishes.progress
         return running
+
+
+def _is_id(text: str) -> bool:
+    return len(text) <= 64 and text.isascii() and text.isalnum()
