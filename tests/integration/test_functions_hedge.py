@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -184,6 +184,49 @@ async def test_a_copy_that_gives_up_leaves_the_other(fabric: Fabric, who: str, h
     assert await _leases(fabric) == ["j1"]
     assert not (await fabric.broker.finish(gone.lease, b"late")).taken
     assert (await fabric.broker.finish(stays.lease, b"answer")).taken
+
+
+async def test_a_second_copy_that_cannot_be_answered_goes_and_the_first_decides(fabric: Fabric) -> None:
+    first = await _late(fabric)
+    second = await fabric.claim_one("w2")
+    refused = await fabric.broker.fail(second.lease, b"no", retry=False, most_errors=3, backoff_ms=10)
+    assert refused == "retry"
+    assert await _leases(fabric) == ["j1"]
+    assert await fabric.broker.fail(first.lease, b"no", retry=False, most_errors=3, backoff_ms=10) == "end"
+    assert await fabric.state("j1") == "failed"
+
+
+async def _answered(fabric: Fabric, first: Claimed, second: Claimed) -> None:
+    assert (await fabric.broker.finish(first.lease, b"first")).taken
+
+
+async def _won(fabric: Fabric, first: Claimed, second: Claimed) -> None:
+    assert (await fabric.broker.finish(second.lease, b"second")).taken
+
+
+async def _lost_first(fabric: Fabric, first: Claimed, second: Claimed) -> None:
+    await fabric.expire_lease("j1")
+    await fabric.reap()
+
+
+async def _lost_second(fabric: Fabric, first: Claimed, second: Claimed) -> None:
+    await fabric.expire_lease("j1|h")
+    await fabric.reap()
+
+
+@pytest.mark.parametrize("goes", [_answered, _won, _lost_first, _lost_second])
+async def test_a_second_copy_makes_no_room_in_line(
+    fabric: Fabric, goes: Callable[[Fabric, Claimed, Claimed], Awaitable[None]]
+) -> None:
+    first = await _late(fabric)
+    second = await fabric.claim_one("w2")
+    await fabric.call("HSET", fabric.keys.policy, "max_queue", 1)
+    await fabric.submit("j2")
+    assert (await fabric.submit("j3"))[:2] == ["full", "fabric"]
+    await goes(fabric, first, second)
+    assert (await fabric.submit("j4"))[:2] == ["full", "fabric"]
+    assert await fabric.stat("second_copies") == 0
+    await fabric.call("DEL", fabric.keys.policy)
 
 
 @pytest.mark.parametrize("how", ["release", "fail"])

@@ -47,11 +47,11 @@ local function rate_after(tag_at, now, per_minute, amount)
   return start + amount * MINUTE_MS / per_minute
 end
 
--- Jobs that wait in the whole fabric.
+-- Jobs that wait in the whole fabric: all that came, less those that run (a second copy has a lease of its own) or ended.
 local function waiting_in_all(F)
-  local h = redis.call('HMGET', F .. ':stats', 'submitted', 'done', 'failed', 'cancelled', 'expired', 'dead')
-  local n = tonumber(h[1] or 0) - redis.call('ZCARD', F .. ':leases')
-  for i = 2, #h do n = n - tonumber(h[i] or 0) end
+  local h = redis.call('HMGET', F .. ':stats', 'submitted', 'second_copies', 'done', 'failed', 'cancelled', 'expired', 'dead')
+  local n = tonumber(h[1] or 0) + tonumber(h[2] or 0) - redis.call('ZCARD', F .. ':leases')
+  for i = 3, #h do n = n - tonumber(h[i] or 0) end
   return n
 end
 

@@ -141,7 +141,7 @@ end
 -- What a second copy leaves behind when it is no longer one.
 local function forget_hedge(F, id)
   redis.call('HDEL', job_key(F, id), 'hfence', 'hnonce', 'hworker', 'hnode', 'hnode_key', 'hclaimed')
-  redis.call('ZREM', F .. ':leases', id .. '|h')
+  if redis.call('ZREM', F .. ':leases', id .. '|h') == 1 then redis.call('HINCRBY', F .. ':stats', 'second_copies', -1) end
 end
 
 -- The answer of a job that ran to its end is kept for those who asked the same; any other end lets them ask anew.

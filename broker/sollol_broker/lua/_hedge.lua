@@ -114,6 +114,7 @@ local function take_hedge(F, lane, worker, nonce, lease_ms, now)
         redis.call('ZADD', F .. ':leases', ms(now + lease_ms), id .. '|h')
         redis.call('HINCRBYFLOAT', learned_key(F, h[2]), 'extra', ms(read_fair(h[6]).cost))
         redis.call('HINCRBY', F .. ':stats', 'hedges', 1)
+        redis.call('HINCRBY', F .. ':stats', 'second_copies', 1)
         local left = h[11] == '0' and -1 or math.max(0, tonumber(h[11]) - now)
         return {id, fence, nonce, tonumber(h[9]), ms(now - tonumber(h[10])), ms(left), tonumber(h[12] or 0),
           envelope_of(F, id), h[14] or '0', '0', 1, 0, h[8] or '', string.match(h[15] or '', '|(%x*)$') or ''}

@@ -9,7 +9,9 @@ local function fail(keys, a)
   local job, now = job_key(F, id), now_ms()
   local h = redis.call('HMGET', job, 'state', 'fence', 'nonce', 'queue', 'member', 'rank', 'failed', 'node_key', 'worker',
     'hfence', 'hnonce')
-  if a[5] ~= '0' and runs_on(F, id, h[1], h[2], h[3], h[10], h[11], a[2], a[3]) then return 'retry' end
+  -- What is wrong with the request is said by the first copy; the second one goes whatever its error.
+  local is_second = h[10] == a[2] and h[11] == a[3]
+  if (a[5] ~= '0' or is_second) and runs_on(F, id, h[1], h[2], h[3], h[10], h[11], a[2], a[3]) then return 'retry' end
   if not held(h[1], h[2], h[3], a[2], a[3]) then return 'stale' end
   local errors = redis.call('HINCRBY', job, 'errors', 1)
   if a[5] == '0' or errors >= tonumber(a[6]) then

@@ -21,8 +21,7 @@ local function crashed(F, id, now, limit)
     redis.call('ZREMRANGEBYSCORE', F .. ':crashes', '-inf', ms(now - STORM_MS))
   end
   if h[1] ~= 'running' or second then
-    redis.call('ZREM', F .. ':leases', id)
-    if second then forget_hedge(F, second) end
+    if second then forget_hedge(F, second) else redis.call('ZREM', F .. ':leases', id) end
     return 0, 0
   end
   local crashes = redis.call('HINCRBY', job, 'crashes', 1)
