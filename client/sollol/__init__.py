@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sollol_client import Answer, AsyncClient, AsyncJob, Client, Delta, Job
 
     from .docker_ip_resolver import is_docker_ip, resolve_docker_ip
+    from .hybrid_router import HybridRouter
     from .pool import OllamaPool
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "ClientClosed",
     "DeadlineExceeded",
     "Delta",
+    "HybridRouter",
     "InvalidJob",
     "Job",
     "JobCancelled",
@@ -76,6 +78,7 @@ _HOMES = {
     "AsyncJob": "sollol_client",
     "Client": "sollol_client",
     "Delta": "sollol_client",
+    "HybridRouter": "sollol.hybrid_router",
     "Job": "sollol_client",
     "JobState": "sollol_broker.words",
     "OllamaPool": "sollol.pool",

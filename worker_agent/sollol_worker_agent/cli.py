@@ -49,6 +49,7 @@ class Options:
     models: tuple[OwnModel, ...]
     api_key: str | None
     directories: tuple[Path, ...]
+    searches: bool
     address: str
     limits: Limits
 
@@ -67,6 +68,8 @@ class Options:
               type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="GGUF files of which a group of nodes may be formed when they are too large for one; may be "
               "repeated. Ollama's store is looked through anyway.")  # fmt: skip
+@click.option("--no-search", is_flag=True,
+              help="Without --backend and --model: serve nothing, and only take part in groups of nodes.")  # fmt: skip
 @click.option("--ram", "ram_mib", type=click.IntRange(min=0), metavar="MIB",
               help="Main memory that models may use at most.")  # fmt: skip
 @click.option("--vram", "vram_mib", type=click.IntRange(min=0), metavar="MIB",
@@ -93,6 +96,7 @@ def main(
     backends: tuple[str, ...],
     models: tuple[str, ...],
     directories: tuple[Path, ...],
+    no_search: bool,
     ram_mib: int | None,
     vram_mib: int | None,
     address: str,
@@ -137,6 +141,7 @@ def main(
             models=tuple(OwnModel.parse(each, slots=slots) for each in models),
             api_key=os.environ.get("SOLLOL_BACKEND_API_KEY"),
             directories=directories,
+            searches=not (backends or models or no_search),
             address=address,
             limits=Limits(vram_mib=vram_mib, ram_mib=ram_mib),
         )
@@ -166,7 +171,7 @@ async def _run(options: Options) -> None:
             backends.append(await _named(url, options.api_key))
         agent = Agent(options.url, options.config, backends, hardware=hardware, groups=groups)
         finder = None
-        if not options.backends and not options.models:
+        if options.searches:
             finder = Finder(
                 agent.add_backend,
                 ollama_host=os.environ.get("OLLAMA_HOST"),

@@ -42,6 +42,10 @@ class LocalFabric:
         workers: how many agents.
         models: what each of them serves, as `--model` takes it: "NAME=FILE.gguf". Empty: they look for
             the LLM servers of this machine.
+        lenders: agents besides that serve nothing by themselves, and lend memory to groups of nodes.
+        coordinator: whether one runs, so that groups are formed.
+        ram_mib: main memory that each agent may use for models; None = all of it.
+        directories: of GGUF files of which groups may be formed, besides those in Ollama's store.
         progress: told in a few words what happens.
     """
 
@@ -53,14 +57,23 @@ class LocalFabric:
         port: int | None = None,
         workers: int = 1,
         models: Sequence[str] = (),
+        lenders: int = 0,
+        coordinator: bool = False,
+        ram_mib: int | None = None,
+        directories: Sequence[Path] = (),
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._broker = None if redis_url else EmbeddedBroker(directory=directory, port=port)
         self._given_url = redis_url
         self._count = workers
         self._models = tuple(models)
+        self._lenders = lenders
+        self._has_coordinator = coordinator
+        self._limits: tuple[str, ...] = () if ram_mib is None else ("--ram", str(ram_mib))
+        self._directories = tuple(directories)
         self._progress = progress
-        self._workers: list[ChildProcess] = []
+        self._processes: dict[str, ChildProcess] = {}
+        self._nodes: set[str] = set()
         self.logs = Path(tempfile.mkdtemp(prefix="sollol-"))
 
     @property
@@ -90,20 +103,25 @@ class LocalFabric:
         if self._broker is not None:
             self._progress("starting a private Redis")
             self._broker.start()
-        what = f"{self._count} workers" if self._count > 1 else "a worker"
+        count = self._count + self._lenders
+        what = f"{count} workers" if count > 1 else "a worker"
         self._progress(f"starting {what}" + (f" with {', '.join(self._names())}" if self._models else ""))
         for number in range(1, self._count + 1):
-            self._workers.append(self._start_worker(number))
+            self._start_worker(f"worker {number}", self._node(number), self._serving())
+        for number in range(1, self._lenders + 1):
+            self._start_worker(f"lender {number}", f"{_node_name()}-lender-{number}", ("--no-search",))
+        if self._has_coordinator:
+            self._run("coordinator", "sollol_coordinator.cli", "--metrics", "off")
         self._wait_until_ready()
 
     def stop(self) -> None:
         """Stop the workers (they drain first), then Redis, and remove the logs."""
-        for worker in self._workers:
-            worker.send(signal.SIGTERM)
+        for process in self._processes.values():
+            process.send(signal.SIGTERM)
         end = time.monotonic() + _DRAIN_SECONDS
-        for worker in self._workers:
-            worker.stop(patience_seconds=max(0.1, end - time.monotonic()))
-        self._workers = []
+        for process in self._processes.values():
+            process.stop(patience_seconds=max(0.1, end - time.monotonic()))
+        self._processes = {}
         if self._broker is not None:
             self._broker.stop()
         shutil.rmtree(self.logs, ignore_errors=True)
@@ -114,42 +132,58 @@ class LocalFabric:
         Raises:
             FabricError: one has died; its log's last lines are in the text.
         """
-        for number, worker in enumerate(self._workers, 1):
-            if (status := worker.poll()) is not None:
-                how, said = describe_exit(status), self._tail(number)
-                raise FabricError(f"worker {number} ended ({how}), so all was stopped; it said last: {said}")
+        for name, process in self._processes.items():
+            if (status := process.poll()) is not None:
+                how, said = describe_exit(status), self._tail(name)
+                raise FabricError(f"{name} ended ({how}), so all was stopped; it said last: {said}")
         if self._broker is not None and not self._broker.is_running:
             raise FabricError(f"the private Redis died, so all was stopped; its log is {self._broker.log}")
 
-    def _start_worker(self, number: int) -> ChildProcess:
-        node = _node_name() if self._count == 1 else f"{_node_name()}-{number}"
-        command = [sys.executable, "-m", "sollol_worker_agent.cli", "--node", node, "--drain", "8"]
-        for model in self._models:
-            command += ["--model", model]
+    def _start_worker(self, name: str, node: str, more: Sequence[str]) -> None:
+        self._nodes.add(node)
+        command = ["sollol_worker_agent.cli", "--node", node, "--drain", "8", *self._limits, *more]
+        for directory in self._directories:
+            command += ["--models-dir", str(directory)]
+        self._run(name, *command)
+
+    def _run(self, name: str, *command: str) -> None:
         # The URL may hold a password: it goes by the environment, which only this user can read.
         environment = {**os.environ, "SOLLOL_REDIS_URL": self.url}
-        return ChildProcess(command, environment=environment, log=self._log(number))
+        self._processes[name] = ChildProcess(
+            [sys.executable, "-m", *command], environment=environment, log=self._log(name)
+        )
+
+    def _serving(self) -> list[str]:
+        return [word for model in self._models for word in ("--model", model)]
+
+    def _node(self, number: int) -> str:
+        return _node_name() if self._count == 1 else f"{_node_name()}-{number}"
 
     def _wait_until_ready(self) -> None:
         end, wanted = time.monotonic() + _READY_SECONDS, set(self._names())
+        count = self._count + self._lenders
         with Client(self.url, app="sollol-up") as client:
             while time.monotonic() < end:
                 self.check()
-                live = [worker for node in client.nodes() for worker in node.workers]
-                if len(live) >= self._count and all(worker.models.keys() >= wanted for worker in live):
+                nodes = client.nodes()
+                live = [worker for node in nodes for worker in node.workers]
+                serving = [worker for worker in live if worker.models.keys() >= wanted]
+                are_here = self._nodes <= {node.name for node in nodes}
+                if are_here and len(live) >= count and len(serving) >= self._count:
                     return
                 time.sleep(_LOOK_SECONDS)
-        raise FabricError(f"the workers were not ready after {_READY_SECONDS:.0f} s:\n{self._tail(1)}")
+        said = self._tail(next(iter(self._processes)))
+        raise FabricError(f"the workers were not ready after {_READY_SECONDS:.0f} s:\n{said}")
 
     def _names(self) -> list[str]:
         return [model.partition("=")[0] for model in self._models]
 
-    def _log(self, number: int) -> Path:
-        return self.logs / f"worker-{number}.log"
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{name.replace(' ', '-')}.log"
 
-    def _tail(self, number: int) -> str:
+    def _tail(self, name: str) -> str:
         with contextlib.suppress(OSError):
-            return " | ".join(self._log(number).read_text("utf-8", "replace").splitlines()[-3:])
+            return " | ".join(self._log(name).read_text("utf-8", "replace").splitlines()[-3:])
         return "nothing"
 
 
