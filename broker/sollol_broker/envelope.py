@@ -65,7 +65,7 @@ class Envelope(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     v: Literal[1] = 1
-    kind: Literal["chat", "generate", "embed"]
+    kind: Literal["chat", "generate", "embed", "warm"]
     model: str = Field(min_length=1, max_length=200)
     app: str = Field(max_length=200)
     priority: int = Field(default=5, ge=0, le=10)

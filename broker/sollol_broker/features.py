@@ -42,15 +42,17 @@ _SIZE = re.compile(r"(?:^|[^a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])")
 
 
 def task_type(kind: str, payload: Mapping[str, Any]) -> str:
-    """What is asked for: generation, embedding, classification, extraction, summarization or analysis.
+    """What is asked for: generation, embedding, classification, extraction, summarization, analysis or warming.
 
-    1. An embed job is embedding.
+    1. An embed job is embedding, a warm job is warming.
     2. The first telling word decides: of the user's last text, of the system prompt, of that text's end.
     3. Without one, an answer in a given format is classification where it is a choice, else extraction.
     4. All else is generation.
     """
     if kind == JobKind.EMBED:  # 1
         return "embedding"
+    if kind == JobKind.WARM:
+        return "warming"
     asked, system = _asked(payload), _system(payload)
     for text in (asked[:_LOOK_CHARS], system[:_LOOK_CHARS], asked[_LOOK_CHARS:][-_LOOK_CHARS:]):  # 2
         if found := _first_told(text.lower()):

@@ -53,11 +53,12 @@ class Durability(StrEnum):
 
 
 class JobKind(StrEnum):
-    """What is asked of the model."""
+    """What is asked of the model. WARM: nothing, it shall only be in memory."""
 
     CHAT = "chat"
     GENERATE = "generate"
     EMBED = "embed"
+    WARM = "warm"
 
 
 class Entry(StrEnum):

@@ -23,7 +23,8 @@ from .cache import AnswerCache
 # How long an answer can be fetched after the job's end.
 RESULT_TTL_SECONDS = 3600.0
 # The roles that Ollama knows; others are passed on, but a message without one is a mistake.
-_KINDS = tuple(kind.value for kind in JobKind)
+_KINDS = tuple(kind.value for kind in JobKind if kind is not JobKind.WARM)
+_TEXTLESS = (JobKind.EMBED, JobKind.WARM)
 _LATER = "not available in this release: leave it out"
 
 
@@ -52,6 +53,7 @@ def build_request(
     chat: str | Sequence[Mapping[str, Any]] | None = None,
     generate: str | None = None,
     embed: str | Sequence[str] | None = None,
+    warm: bool = False,
     stream: bool = False,
     priority: int = 5,
     timeout: float | None = None,
@@ -72,13 +74,14 @@ def build_request(
     """Check a job and make its envelope. The arguments are those of `Client.submit`.
 
     Args:
+        warm: only have the model in memory, in place of chat, generate and embed.
         answer_cache: says under which key the request shares its answer; None = it does not.
         backend: what the backend gets besides, whatever its names; ours are no arguments there.
 
     Raises:
         InvalidJob: names the argument at fault; nothing has been sent.
     """
-    kind, body = _body(chat=chat, generate=generate, embed=embed)
+    kind, body = (JobKind.WARM, {}) if warm else _body(chat=chat, generate=generate, embed=embed)
     name = canonical_model(model)
     _check_priority(priority)
     timeout_s = _seconds(timeout, "timeout")
@@ -122,10 +125,10 @@ def build_request(
         result_ttl_ms=round(ttl_s * 1000),
         prompt_chars=features.prompt_characters(payload),
         extra_tokens=features.picture_tokens(blobs) + _kept_tokens(payload),
-        output_cap=0 if kind is JobKind.EMBED else features.output_cap(payload.get("options")),
+        output_cap=0 if kind in _TEXTLESS else features.output_cap(payload.get("options")),
         context_tokens=features.context_needed(payload),
         task=features.task_type(kind, payload),
-        affinity="" if kind is JobKind.EMBED else features.affinity(app, session, payload),
+        affinity="" if kind in _TEXTLESS else features.affinity(app, session, payload),
         hedge={True: 1, None: 0, False: -1}[_word(hedge, "hedge")],
         cache_key=answer_cache.key_for(kind, name, payload, blobs, needs=needed, asked=asked_cache, app=app)
         if answer_cache is not None

@@ -107,3 +107,43 @@ class Submitter(CacheFace, Generic[J]):
                 **backend,
             )
         )
+
+    def warm(
+        self,
+        model: str,
+        *,
+        node: str | None = None,
+        priority: int = 5,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        **backend: Any,
+    ) -> J:
+        """Have a model brought into memory on the node that would take its next job; the job ends when it is there.
+
+        It goes the way of every job, so it is the same node that a request coming now would get. Where the model is in
+        memory already, or where a server always has it, there is nothing to do and it ends at once.
+
+        Args:
+            node: bring it into memory there.
+            priority, timeout, deadline: as for `submit`.
+            backend: with Ollama's names: keep_alive ("30m", -1 = for ever), and options that a model is loaded with,
+                such as num_ctx; requests with other ones load it again.
+
+        Raises:
+            InvalidJob: names the argument at fault; nothing has been sent.
+        """
+        app, inbox = self._names()
+        return self._send(
+            build_request(
+                app,
+                inbox,
+                model=model,
+                warm=True,
+                requires={"node": node} if node else None,
+                priority=priority,
+                timeout=timeout,
+                deadline=deadline,
+                hedge=False,
+                **backend,
+            )
+        )

@@ -139,7 +139,7 @@ async def test_embed() -> None:
 async def test_warm_and_unload_whatever_the_model_is_for() -> None:
     async with both() as (_, backend):
         for name in ("tiny", "embed"):
-            await backend.warm(name)
+            await backend.warm(name, {})
         assert await backend.loaded() == {"tiny:latest", "embed:latest"}
         for name in ("tiny", "embed"):
             await backend.unload(name)

@@ -56,6 +56,19 @@ def embed_answer(model: str, vectors: Vectors) -> dict[str, Any]:
     return {"model": model, "embeddings": pack_vectors(vectors.vectors), **vectors.fields}
 
 
+def warm_answer(model: str, took_ns: int) -> dict[str, Any]:
+    """Ollama's answer to a request that only loads."""
+    return {
+        "model": model,
+        "created_at": _now(),
+        "response": "",
+        "done": True,
+        "done_reason": "load",
+        "total_duration": took_ns,
+        "load_duration": took_ns,
+    }
+
+
 def joined(pieces: Sequence[Piece]) -> dict[str, Any]:
     """Several pieces as one entry of the events stream; absent keys are empty, absent `tokens` is 1."""
     data: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from sollol_broker.payload import put_blobs_back
 from sollol_broker.registry import Registry
 from sollol_broker.words import JobKind
 
-from .answer import Collector, embed_answer
+from .answer import Collector, embed_answer, warm_answer
 from .backends.protocol import End, Timeouts
 from .backends.resuming import refusal
 from .emitter import Emitter
@@ -150,6 +150,12 @@ class Runner:
         if self._envelope.job_kind is JobKind.EMBED:
             vectors = await self._lane.backend.embed(self._served_name(), request, timeouts)
             return embed_answer(self._envelope.model, vectors), dict(vectors.fields)
+        if self._envelope.job_kind is JobKind.WARM:
+            began = time.perf_counter_ns()
+            await self._lane.backend.warm(self._served_name(), request)
+            self._lane.is_outdated = True  # the others should know soon where the model is now
+            answer = warm_answer(self._envelope.model, time.perf_counter_ns() - began)
+            return answer, answer
         end = await self._generate(request, timeouts)
         if self._emitter is not None:
             await self._emitter.drain()
@@ -173,7 +179,7 @@ class Runner:
         """
         kind, model = self._envelope.job_kind, self._envelope.model
         info = self._lane.models.get(model)
-        if info is None or kind in info.kinds:
+        if info is None or kind in info.kinds or kind is JobKind.WARM:
             return None
         served = await Registry(self._broker).models()
         elsewhere = any(each.name == model and kind in each.kinds for each in served)

@@ -58,7 +58,7 @@ local function expect(F, model, app, task, chars, extra, cap)
   local prompt = math.ceil(chars / math.max(0.25, tonumber(h[1]) or CHARS_PER_TOKEN)) + extra + CHAT_FRAME
   local runs, ref = tonumber(h[4] or 0), read_reference(h[5])
   ref.usual = tonumber(h[6])
-  if task == 'embedding' then return prompt, 0, runs, ref end
+  if task == 'embedding' or task == 'warming' then return prompt, 0, runs, ref end
   local output = tonumber(h[2]) or tonumber(h[3]) or USUAL_OUTPUT
   if cap > 0 then output = math.min(output, cap) end
   return prompt, math.max(1, output), runs, ref

@@ -55,6 +55,7 @@ ENTRIES = {
     ),
     "chat": Entry("Ask", "chat", "chat", "Ask a model and watch the answer come."),
     "submit": Entry("Ask", "submit", "submit", "Hand in a job and get its id at once."),
+    "warm": Entry("Ask", "warm", "warm", "Bring models into memory before they are asked."),
     "attach": Entry("Ask", "submit", "attach", "Follow a job that was handed in before."),
     "cancel": Entry("Ask", "jobs", "cancel", "Stop a job, waiting or running."),
     "nodes": Entry("Look", "nodes", "nodes", "The machines; cordon, drain and set them."),

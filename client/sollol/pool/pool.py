@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import logging
 import os
 import socket
 import weakref
@@ -27,6 +28,8 @@ from .tally import Tally
 
 Messages = str | Sequence[Mapping[str, Any]]
 Given = dict[str, Any] | Pending[dict[str, Any]] | ChunkStream
+
+log = logging.getLogger(__name__)
 
 _fabrics = Fabrics()
 _open_pools: weakref.WeakSet[OllamaPool] = weakref.WeakSet()
@@ -225,6 +228,25 @@ class OllamaPool:
             call_in_thread(lambda: [call.result() for call in calls], "sollol-pool-batch")
         )
 
+    def warm_model(self, model: str, node: Mapping[str, Any] | str | None = None) -> Any:
+        """Have a model in memory on the node that would take its next request; returns when it is there.
+
+        Args:
+            node: there instead: {"host", "port"}, or its name in the fabric.
+
+        Returns:
+            False where it could not be loaded; the log says why.
+        """
+        return plainly_or_awaited(
+            call_in_thread(lambda: self._warmed([model], node)[model], "sollol-pool-warm")
+        )
+
+    def warm_models(self, models: Sequence[str], parallel: bool = True) -> Any:
+        """The same for several; by model whether it is in memory. `parallel`: all at once, as nodes have room."""
+        return plainly_or_awaited(
+            call_in_thread(lambda: self._warmed(models, None, parallel=parallel), "sollol-pool-warm")
+        )
+
     # Nodes.
 
     @property
@@ -357,6 +379,21 @@ class OllamaPool:
 
         # Where nothing answers yet, Ollama may be started later; until then calls say what is wrong.
         return node_addresses(discover_ollama_nodes(**self._look)) or (NodeAddress("127.0.0.1"),)
+
+    def _warmed(
+        self, models: Sequence[str], node: Mapping[str, Any] | str | None, *, parallel: bool = True
+    ) -> dict[str, bool]:
+        client = self._client()
+        name = node if isinstance(node, str) or node is None else NodeAddress.of(node).name
+        jobs = {}
+        for model in models:
+            jobs[model] = client.warm(model, node=name)
+            if not parallel:
+                jobs[model].exception()
+        for model, job in jobs.items():
+            if (error := job.exception()) is not None:
+                log.warning("%s is not in memory: %s", model, error)
+        return {model: job.exception() is None for model, job in jobs.items()}
 
     def _ask(self, kind: JobKind, model: str, stream: bool, **asked: Any) -> Given:
         call = self._call(model=model, stream=stream, **asked)

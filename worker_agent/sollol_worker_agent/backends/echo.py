@@ -119,7 +119,7 @@ class EchoBackend:
             {"total_duration": 0, "load_duration": 0, "prompt_eval_count": len(texts)},
         )
 
-    async def warm(self, model: str) -> None:
+    async def warm(self, model: str, request: Mapping[str, Any]) -> None:
         """Nothing to load."""
 
     async def unload(self, model: str) -> None:

@@ -141,7 +141,7 @@ class LlamaServerBackend:
         """Embed `input`; the vectors have length 1. A text longer than the server's batch is refused."""
         return await embed_through(self._door, self._server_name(model), request, timeouts)
 
-    async def warm(self, model: str) -> None:
+    async def warm(self, model: str, request: Mapping[str, Any]) -> None:
         """Do nothing: the model has been in memory since the server started."""
 
     async def unload(self, model: str) -> None:

@@ -107,9 +107,9 @@ class OllamaBackend:
             raise BackendError(f"Ollama at {self.url} answered /api/embed without embeddings", retryable=True)
         return Vectors(answer["embeddings"], _closing_fields(answer))
 
-    async def warm(self, model: str) -> None:
+    async def warm(self, model: str, request: Mapping[str, Any]) -> None:
         """Load `model`; takes as long as the load does."""
-        await self._touch(model, {})
+        await self._touch(model, request)
 
     async def unload(self, model: str) -> None:
         """Put `model` out of memory as soon as its running requests are done."""

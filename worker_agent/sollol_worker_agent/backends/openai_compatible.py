@@ -123,7 +123,7 @@ class OpenAIBackend:
         """Embed `input`; the vectors have length 1."""
         return await embed_through(self._door, model, request, timeouts)
 
-    async def warm(self, model: str) -> None:
+    async def warm(self, model: str, request: Mapping[str, Any]) -> None:
         """Do nothing: the server decides what is in memory."""
 
     async def unload(self, model: str) -> None:

@@ -163,8 +163,8 @@ class Backend(Protocol):
     async def embed(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Vectors:
         """Embed `input` (a string or a list of strings)."""
 
-    async def warm(self, model: str) -> None:
-        """Bring `model` into memory."""
+    async def warm(self, model: str, request: Mapping[str, Any]) -> None:
+        """Bring `model` into memory as `request` (keep_alive, options) says; {} = as the server usually does."""
 
     async def unload(self, model: str) -> None:
         """Put `model` out of memory."""
