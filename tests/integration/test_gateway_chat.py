@@ -6,12 +6,17 @@ import asyncio
 import json
 from typing import Any
 
-from fabric import CHAT_MODEL, EMBED_MODEL, worker
+import httpx
+
+from fabric import CHAT_MODEL, EMBED_MODEL, let_tokens_flow, worker
 from gateway_kit import gateway, lines_of
 from sollol_client import AsyncClient
-from sollol_worker_agent.doubles import OllamaDouble
+from sollol_worker_agent.doubles import DoubleModel, OllamaDouble
 from waiting import wait_until
 
+FOX = DoubleModel("tiny", answer="the quick brown fox jumps over the lazy dog", open_ended=True)
+# A template that closes the last message: the answer begins anew, and says something else.
+OTHER = DoubleModel("tiny", answer="a slow fox")
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -151,6 +156,38 @@ async def test_a_node_that_dies_is_an_error_line_and_never_a_normal_end(redis_ur
         lines = lines_of(await http.post("/api/chat", json=chat()))
     assert "error" in lines[-1]
     assert not any(line.get("done") for line in lines)
+
+
+async def over_a_death(redis_url: str, model: DoubleModel) -> httpx.Response:
+    """A chat whose node dies behind four tokens, while another with `model` stands by."""
+    async with (
+        gateway(redis_url) as http,
+        OllamaDouble([FOX]) as first,
+        OllamaDouble([model]) as second,
+        worker(redis_url, first.url, node="first"),
+    ):
+        first.tokens_may_flow.clear()
+        asking = asyncio.create_task(http.post("/api/chat", json={**chat(), "options": {"num_predict": 7}}))
+        await let_tokens_flow(first, 4)
+        async with worker(redis_url, second.url, node="second", advertise_seconds=0.2):
+            await first.stop()
+            return await asking
+
+
+async def test_a_node_that_dies_in_mid_answer_does_not_end_the_stream(redis_url: str) -> None:
+    answer = await over_a_death(redis_url, FOX)
+    *lines, end = lines_of(answer)
+    assert "".join(line["message"]["content"] for line in lines) == "the quick brown fox jumps over the"
+    assert end["done"] is True
+    assert answer.headers["x-sollol-node"] == "first"
+    (seam,) = end["_sollol_routing"]["seams"]
+    assert (seam["node"], seam["how"]) == ("second", "continued")
+
+
+async def test_an_answer_that_cannot_be_gone_on_with_ends_with_an_error_line(redis_url: str) -> None:
+    *lines, end = lines_of(await over_a_death(redis_url, OTHER))
+    assert "".join(line["message"]["content"] for line in lines) == "the quick brown fox"
+    assert list(end) == ["error"]
 
 
 async def _is_loaded(client: AsyncClient) -> bool:

@@ -47,7 +47,7 @@ class Entry:
 
 
 ENTRIES = {
-    "up": Entry("Begin", "up", "up", "Start a private Redis and a worker here, until Ctrl-C.", "local"),
+    "up": Entry("Begin", "up", "up", "Start Redis, a worker and a gateway here, until Ctrl-C.", "local"),
     "demo": Entry("Begin", "demo", "demo", "See it work from start to end, with real models.", "local"),
     "doctor": Entry("Begin", "doctor", "doctor", "Check Redis, workers and backends; say what to do."),
     "setup-llama-cpp": Entry(

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from importlib.util import find_spec
 from types import FrameType
 
 import click
@@ -20,6 +21,7 @@ from ..local.fabric import LocalFabric, free_port
 
 _CHECK_SECONDS = 1.0
 _DEFAULT_PORT = 6379
+_GATEWAY_PORT = 8000
 
 
 @click.command()
@@ -33,8 +35,10 @@ _DEFAULT_PORT = 6379
 @click.option("--model", "models", multiple=True, metavar="[NAME=]FILE.gguf",
               help="Serve this model file; may be repeated. Default: the LLM servers found on this machine, "
               "else two small models.")  # fmt: skip
-def up(redis_url: str | None, port: int, workers: int, models: tuple[str, ...]) -> None:
-    """Start a private Redis and a worker here, and keep them running until Ctrl-C."""
+@click.option("--gateway-port", default=_GATEWAY_PORT, show_default=True, type=click.IntRange(0, 65535),
+              help="Port of the gateway on 127.0.0.1; a free one when it is in use; 0 = no gateway.")  # fmt: skip
+def up(redis_url: str | None, port: int, workers: int, models: tuple[str, ...], gateway_port: int) -> None:
+    """Start a private Redis, a worker and a gateway here, and keep them running until Ctrl-C."""
     console = Console(highlight=False, stderr=True)
     # SIGTERM (systemd, docker stop) ends it as Ctrl-C does: in order.
     signal.signal(signal.SIGTERM, _interrupt)
@@ -46,6 +50,7 @@ def up(redis_url: str | None, port: int, workers: int, models: tuple[str, ...]) 
         port=None if redis_url else free_port(port),
         workers=workers,
         models=tuple(_named(model) for model in models),
+        gateway_port=free_port(gateway_port) if gateway_port and _has_gateway(console) else None,
         progress=lambda said: console.print(f"[dim]…[/] {said}"),
     )
     try:
@@ -56,6 +61,13 @@ def up(redis_url: str | None, port: int, workers: int, models: tuple[str, ...]) 
                 fabric.check()
     except KeyboardInterrupt:
         console.print("stopped: nothing is left running")
+
+
+def _has_gateway(console: Console) -> bool:
+    if all(find_spec(package) for package in ("starlette", "uvicorn", "prometheus_client")):
+        return True
+    console.print("no gateway, since it is not installed: pip install 'sollol[gateway]'")
+    return False
 
 
 def _default_models(console: Console) -> tuple[str, ...]:
@@ -92,6 +104,8 @@ def _summary(console: Console, fabric: LocalFabric, *, is_default: bool) -> None
             console.print(f"  worker   {worker.id} on node {node.name}, {worker.slots} slots")
     for model in served:
         console.print(f"  model    {model.name} ({', '.join(model.kinds)})")
+    if fabric.gateway_url:
+        console.print(f"  gateway  {fabric.gateway_url} (the API of Ollama)")
     console.print(f"  logs     {fabric.logs}\n")
     setting = "" if is_default else f"export SOLLOL_REDIS_URL={parse(fabric.url)}\n  "
     console.print(f'Try in another terminal:\n  {setting}sollol chat "Hello"\n  sollol nodes\n')

@@ -46,6 +46,7 @@ class LocalFabric:
         coordinator: whether one runs, so that groups are formed.
         ram_mib: main memory that each agent may use for models; None = all of it.
         directories: of GGUF files of which groups may be formed, besides those in Ollama's store.
+        gateway_port: where a gateway listens on 127.0.0.1; None = there is none.
         progress: told in a few words what happens.
     """
 
@@ -61,6 +62,7 @@ class LocalFabric:
         coordinator: bool = False,
         ram_mib: int | None = None,
         directories: Sequence[Path] = (),
+        gateway_port: int | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._broker = None if redis_url else EmbeddedBroker(directory=directory, port=port)
@@ -71,6 +73,7 @@ class LocalFabric:
         self._has_coordinator = coordinator
         self._limits: tuple[str, ...] = () if ram_mib is None else ("--ram", str(ram_mib))
         self._directories = tuple(directories)
+        self._gateway_port = gateway_port
         self._progress = progress
         self._processes: dict[str, ChildProcess] = {}
         self._nodes: set[str] = set()
@@ -80,6 +83,11 @@ class LocalFabric:
     def url(self) -> str:
         """Where clients find it."""
         return self._broker.url if self._broker is not None else str(self._given_url)
+
+    @property
+    def gateway_url(self) -> str:
+        """Where the gateway is; "" = there is none."""
+        return f"http://127.0.0.1:{self._gateway_port}" if self._gateway_port is not None else ""
 
     def __enter__(self) -> Self:
         try:
@@ -113,6 +121,10 @@ class LocalFabric:
         if self._has_coordinator:
             self._run("coordinator", "sollol_coordinator.cli", "--metrics", "off")
         self._wait_until_ready()
+        if self._gateway_port is not None:
+            self._progress(f"starting a gateway on port {self._gateway_port}")
+            self._run("gateway", "sollol_client.gateway.cli", "--port", str(self._gateway_port))
+            self._wait_for_gateway(self._gateway_port)
 
     def stop(self) -> None:
         """Stop the workers (they drain first), then Redis, and remove the logs."""
@@ -174,6 +186,15 @@ class LocalFabric:
                 time.sleep(_LOOK_SECONDS)
         said = self._tail(next(iter(self._processes)))
         raise FabricError(f"the workers were not ready after {_READY_SECONDS:.0f} s:\n{said}")
+
+    def _wait_for_gateway(self, port: int) -> None:
+        end = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < end:
+            self.check()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+            time.sleep(_LOOK_SECONDS)
+        raise FabricError(f"the gateway was not ready after {_READY_SECONDS:.0f} s: {self._tail('gateway')}")
 
     def _names(self) -> list[str]:
         return [model.partition("=")[0] for model in self._models]
