@@ -2,12 +2,14 @@
 
 Pure; `lua/_order.lua` is the twin inside Redis. Time here is *virtual*: milliseconds of the fastest worker's
 service, shared out by weight. One queue, that of a model, has one virtual time V, the start of what was
-claimed last; an application's next job starts where its last one ends, or at V if that is later. (Goyal,
-Vin, Cheng: Start-time Fair Queuing, 1996.)
+claimed last; an application's next job starts where its last one ends, or at V if that is later (Goyal,
+Vin, Cheng: Start-time Fair Queuing, 1996). Work of the application that is less urgent by a level does not
+count there, lest its own batch keep people waiting; it is charged to the batch work that comes later.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,13 +28,23 @@ class Tag:
     """A job's tags, in virtual ms.
 
     Attributes:
-        start: when its application's turn for it begins. finish: when the application's next one begins.
-        rank: the score in the queue.
+        start: when its application's turn for it begins. rank: the score in the queue.
     """
 
     start: float
-    finish: float
     rank: float
+
+
+# Batch work, usual work, urgent work.
+LEVELS = 3
+
+
+def level_of(priority: int) -> int:
+    """Which turns of its application a job waits for: 0 those of all its work, 1 not those of batch work, 2 those
+    of urgent work only."""
+    if priority >= Priority.HIGH:
+        return 2
+    return 0 if priority <= Priority.BATCH else 1
 
 
 def head_start_ms(priority: int) -> float:
@@ -52,7 +64,6 @@ def tag(
     now: float,
     finish: float,
     cost_ms: float,
-    weight: float,
     head_start: float,
     speed: float,
     weights: float,
@@ -62,8 +73,8 @@ def tag(
     """The tags of a new job.
 
     Args:
-        now: V, the queue's virtual time. finish: of the application's job before, 0 for none.
-        cost_ms: predicted service on the fastest worker. weight: of the application, above 0.
+        now: V, the queue's virtual time. finish: of the application's job before, of this level or above; 0 for none.
+        cost_ms: predicted service on the fastest worker.
         head_start: of its priority, in ms. speed: what all workers serve per second, in the fastest one's
             seconds. weights: sum over the applications with work in this queue.
         usual_ms: cost of a usual job here.
@@ -74,9 +85,17 @@ def tag(
     """
     start = max(now, finish)
     behind = (head_start - _NORMAL_MS + size_weight * (cost_ms - usual_ms)) * speed / max(1.0, weights)
-    return Tag(start, start + cost_ms / weight, start + behind)
+    return Tag(start, start + behind)
 
 
-def corrected(*, now: float, finish: float, predicted_ms: float, actual_ms: float, weight: float) -> float:
-    """An application's finish tag once a job's real cost is known."""
-    return max(now, finish + (actual_ms - predicted_ms) / weight)
+def charged(now: float, finishes: Sequence[float], level: int, more_ms: float) -> tuple[float, ...]:
+    """An application's finish tags by level, with so much more work of one level: cost / weight.
+
+    It delays the next job of its own level, and of those below.
+    """
+    return tuple(max(now, each) + more_ms if at <= level else each for at, each in enumerate(finishes))
+
+
+def corrected(now: float, finishes: Sequence[float], level: int, more_ms: float) -> tuple[float, ...]:
+    """An application's finish tags once a job's real cost is known: (actual - predicted) / weight."""
+    return tuple(max(now, each + more_ms) if at <= level else each for at, each in enumerate(finishes))

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fabric_kit import Fabric, fabric_at, ids
+from mutants import mutant
 from sollol_broker.codec import pack
+from sollol_broker.library import Library
 
 
 @pytest.fixture
@@ -37,6 +39,36 @@ async def test_shares_follow_weights(fabric: Fabric) -> None:
         await fabric.submit(f"b{number}", app="big")
     order = ids(await fabric.claim(free=20))
     assert sum(job_id.startswith("b") for job_id in order) == pytest.approx(15, abs=1)
+
+
+_OWN_BATCH_FIRST = (
+    "if priority >= 7 then return 3 end",
+    "if priority >= 0 then return 1 end",
+)
+
+
+@pytest.mark.parametrize("functions", [None, mutant(*_OWN_BATCH_FIRST)], ids=["as it is", "without levels"])
+async def test_urgent_work_goes_before_its_own_applications_batch(
+    redis_url: str, functions: Library | None
+) -> None:
+    async with fabric_at(redis_url, functions=functions) as fabric:
+        await fabric.worker("w1")
+        # A batch of more than an hour.
+        for number in range(20):
+            await fabric.submit(f"b{number}", priority=1, prompt_chars=1_000_000)
+        await fabric.submit("chat")
+        await fabric.submit("urgent", priority=10)
+        order = ids(await fabric.claim(free=3))
+        assert (order == ["urgent", "chat", "b0"]) == (functions is None)
+
+
+async def test_the_books_of_levels_close(fabric: Fabric) -> None:
+    for number, priority in enumerate((1, 5, 10)):
+        await fabric.submit(f"j{number}", priority=priority)
+    await fabric.broker.cancel("j0")
+    for claimed in await fabric.claim(free=2):
+        await fabric.broker.finish(claimed.lease, b"x", used=fabric.used(output_tokens=7))
+    assert await fabric.call("EXISTS", fabric.keys.fair("m")) == 0
 
 
 async def test_a_job_that_took_more_than_expected_counts_for_more(fabric: Fabric) -> None:

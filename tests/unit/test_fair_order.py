@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lua_twin import function
-from sollol_broker.fair_order import SIZE_WEIGHT, corrected, head_start_ms, tag
+from lua_twin import function, table
+from sollol_broker.fair_order import LEVELS, SIZE_WEIGHT, charged, corrected, head_start_ms, level_of, tag
 
 
 @pytest.mark.parametrize(
@@ -35,21 +35,36 @@ def test_a_priority_that_does_not_exist(priority: int) -> None:
 
 def test_a_tag() -> None:
     made = tag(
-        **{"now": 1_000.0, "finish": 4_000.0, "cost_ms": 500.0, "weight": 2.0, "head_start": 300_000.0},
+        **{"now": 1_000.0, "finish": 4_000.0, "cost_ms": 500.0, "head_start": 300_000.0},
         **{"speed": 3.0, "weights": 5.0, "usual_ms": 200.0},
     )
-    assert (made.start, made.finish) == (4_000, 4_250)
+    assert made.start == 4_000
     assert made.rank == pytest.approx(4_000 + (285_000 + SIZE_WEIGHT * 300) * 3 / 5)
 
 
 def test_an_application_without_work_has_no_credit() -> None:
-    late = tag(now=9_000, finish=1_000, cost_ms=10, weight=1, head_start=0, speed=1, weights=1)
+    late = tag(now=9_000, finish=1_000, cost_ms=10, head_start=0, speed=1, weights=1)
     assert late.start == 9_000
 
 
-@pytest.mark.parametrize(("actual", "finish"), [(1_000, 5_000), (3_000, 6_000), (500, 4_750), (-9e9, 4_100)])
-def test_what_was_really_used_counts(actual: float, finish: float) -> None:
-    assert corrected(now=4_100, finish=5_000, predicted_ms=1_000, actual_ms=actual, weight=2) == finish
+@pytest.mark.parametrize(
+    ("priority", "level"), [(0, 0), (1, 0), (2, 1), (5, 1), (6, 1), (7, 2), (9, 2), (10, 2)]
+)
+def test_levels(priority: int, level: int) -> None:
+    assert level_of(priority) == level
+
+
+@pytest.mark.parametrize(
+    ("level", "finishes"),
+    [(0, (9_500, 6_000, 0)), (1, (9_500, 6_500, 0)), (2, (9_500, 6_500, 4_600))],
+)
+def test_work_is_charged_to_its_level_and_those_below(level: int, finishes: tuple[float, ...]) -> None:
+    assert charged(4_100, (9_000, 6_000, 0), level, 500) == finishes
+
+
+@pytest.mark.parametrize(("more", "finish"), [(0, 5_000), (1_000, 6_000), (-250, 4_750), (-9e9, 4_100)])
+def test_what_was_really_used_counts(more: float, finish: float) -> None:
+    assert corrected(4_100, (5_000, 5_000, 70), 1, more) == (finish, finish, 70)
 
 
 class _Queue:
@@ -58,18 +73,19 @@ class _Queue:
     def __init__(self, weights: dict[str, float]) -> None:
         self.weights = weights
         self.now = 0.0
-        self.finish = dict.fromkeys(weights, 0.0)
+        self.finishes: dict[str, tuple[float, ...]] = dict.fromkeys(weights, (0.0,) * LEVELS)
         self.heap: list[tuple[float, int, str, float, float]] = []
         self.served = dict.fromkeys(weights, 0.0)
         self.count = 0
 
     def submit(self, app: str, cost: float, priority: int = 5) -> int:
+        level = level_of(priority)
         made = tag(
-            **{"now": self.now, "finish": self.finish[app], "cost_ms": cost, "weight": self.weights[app]},
+            **{"now": self.now, "finish": self.finishes[app][level], "cost_ms": cost},
             **{"head_start": head_start_ms(priority), "speed": 1.0, "weights": sum(self.weights.values())},
             usual_ms=cost,
         )
-        self.finish[app] = made.finish
+        self.finishes[app] = charged(self.now, self.finishes[app], level, cost / self.weights[app])
         self.count += 1
         heapq.heappush(self.heap, (made.rank, self.count, app, cost, made.start))
         return self.count
@@ -117,34 +133,81 @@ def test_no_priority_waits_beyond_its_bound(priority: int, seed: int) -> None:
     assert queue.served["rush"] <= head_start_ms(priority) + 3 * cost
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 6), st.integers(0, 120), st.integers(0, 2**32))
+def test_an_application_does_not_starve_its_own_less_urgent_work(
+    priority: int, before: int, seed: int
+) -> None:
+    """Newer urgent work served first <= head start + what of the application stood in line before + one job."""
+    some, cost = random.Random(seed), 1_000.0
+    queue = _Queue({"mine": 1.0})
+    for _ in range(before):
+        queue.submit("mine", cost, priority)
+    mine, urgent = queue.submit("mine", cost, priority), 0.0
+    for _ in range(8_000):
+        if sum(1 for each in queue.heap if each[1] > mine) < 3:
+            queue.submit("mine", some.uniform(100, cost), 10)
+        number, _ = queue.serve()
+        if number == mine:
+            break
+        urgent = queue.served["mine"] - cost * (before - sum(1 for each in queue.heap if each[1] < mine))
+    assert number == mine, "it starved"
+    assert urgent <= head_start_ms(priority) + before * cost + 3 * cost
+
+
+@pytest.mark.parametrize(("own", "first"), [(1, False), (5, True), (10, True)])
+def test_urgent_work_does_not_wait_for_its_applications_batch(own: int, first: bool) -> None:
+    queue = _Queue({"mine": 1.0})
+    for _ in range(1_000):
+        queue.submit("mine", 1_000.0, 1)
+    mine = queue.submit("mine", 1_000.0, own)
+    assert (queue.serve()[0] == mine) == first
+
+
+def test_what_an_application_jumps_is_charged_to_its_batch() -> None:
+    """Once the batch that stood in line is done, both have had the same."""
+    queue = _Queue({"mixed": 1.0, "plain": 1.0})
+    for _ in range(20):
+        queue.submit("mixed", 1_000.0, 1)
+    for _ in range(100):
+        queue.submit("mixed", 1_000.0, 5)
+    for _ in range(400):
+        queue.submit("mixed", 1_000.0, 1)
+        queue.submit("plain", 1_000.0, 1)
+    for _ in range(600):
+        queue.serve()
+    assert abs(queue.served["mixed"] - queue.served["plain"]) <= 20_000 + 2_000
+
+
 def test_a_short_job_goes_before_long_ones_that_came_little_earlier() -> None:
     made = [
-        tag(now=0, finish=0, cost_ms=cost, weight=1, head_start=15_000, speed=1, weights=1, usual_ms=1_000)
+        tag(now=0, finish=0, cost_ms=cost, head_start=15_000, speed=1, weights=1, usual_ms=1_000)
         for cost in (100, 1_000, 5_000)
     ]
     assert [each.rank for each in made] == [SIZE_WEIGHT * -900, 0, SIZE_WEIGHT * 4_000]
 
 
-_TAG, _CORRECTED = function("_order.lua", "tag"), function("_order.lua", "corrected")
+_TAG, _LEVEL_OF = function("_order.lua", "tag"), function("_order.lua", "level_of")
+_CHARGED, _CORRECTED = function("_order.lua", "charged"), function("_order.lua", "corrected")
 _AMOUNTS = st.floats(0, 1e9) | st.sampled_from([0.0, 1.0])
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    *(_AMOUNTS, _AMOUNTS, _AMOUNTS, st.floats(0.01, 100)),
+    *(_AMOUNTS, st.tuples(_AMOUNTS, _AMOUNTS, _AMOUNTS), _AMOUNTS),
     *(st.sampled_from(range(11)), st.floats(0.01, 1e4), st.floats(0, 1e3), _AMOUNTS),
 )
 def test_the_twin_in_lua_tags_the_same(
-    now: float, finish: float, cost: float, weight: float,
+    now: float, finishes: tuple[float, ...], cost: float,
     priority: int, speed: float, weights: float, usual: float,
 ) -> None:  # fmt: skip
-    head_start = head_start_ms(priority)
+    head_start, level = head_start_ms(priority), level_of(priority)
+    assert _LEVEL_OF(priority) == level + 1
     mine = tag(
-        **{"now": now, "finish": finish, "cost_ms": cost, "weight": weight, "head_start": head_start},
+        **{"now": now, "finish": finishes[level], "cost_ms": cost, "head_start": head_start},
         **{"speed": speed, "weights": weights, "usual_ms": usual},
     )
-    assert _TAG(now, finish, cost, weight, head_start, speed, weights, usual) == (
-        mine.start, mine.finish, mine.rank
-    )  # fmt: skip
-    settled = corrected(now=now, finish=finish, predicted_ms=cost, actual_ms=usual, weight=weight)
-    assert _CORRECTED(now, finish, cost, usual, weight) == settled
+    assert _TAG(now, finishes[level], cost, head_start, speed, weights, usual) == (mine.start, mine.rank)
+    for theirs, ours, more in ((_CHARGED, charged, cost), (_CORRECTED, corrected, usual - cost)):
+        found = theirs(now, table(finishes), level + 1, more)
+        assert tuple(found.values()) == ours(now, finishes, level, more)

@@ -26,7 +26,7 @@ local function revive(F, id, head_starts, now)
   local ref, policy = read_reference(learned[1]), read_policy(F, model, fair.app)
   ref.usual = tonumber(learned[2])
   local head, flags, affinity = string.match(h[4], '^([^|]+|%d+|%d+|)%d+|([a-z]*)|(%x*)$')
-  local rank, turn = enter_line(F, model, fair.app, policy.weight, head_starts[tonumber(h[3]) + 1], fair.cost, ref,
+  local rank, turn = enter_line(F, model, fair.app, tonumber(h[3]), policy.weight, head_starts[tonumber(h[3]) + 1], fair.cost, ref,
     policy.max_bytes and fair.bytes or 0, policy.quota and 1 or 0)
   local member = string.format('%s%.0f|%s|%s', head, now, string.gsub(flags, '[qx]', ''), affinity)
   wipe(job)

@@ -92,12 +92,12 @@ local function submit(keys, a)
   for i = 23, #a do bytes = bytes + #a[i] end
   local policy = read_policy(F, model, app)
   local ask = {bytes = bytes, tokens = prompt + output, deadline = tonumber(a[9]), runs = runs,
-    rank = function() return next_rank(F, model, app, policy.weight, tonumber(a[7]), cost, ref) end}
+    rank = function() return next_rank(F, model, app, tonumber(a[6]), tonumber(a[7]), cost, ref) end}
   local why, retry = refusal(F, model, app, policy, ask, ref, now)
   if why then return {'full', why, math.ceil(math.max(LEAST_RETRY_MS, retry))} end
 
   local priority, deadline = tonumber(a[6]), a[9] == '0' and '0' or ms(now + tonumber(a[9]))
-  local rank, fair = enter_line(F, model, app, policy.weight, tonumber(a[7]), cost, ref, policy.max_bytes and bytes or 0,
+  local rank, fair = enter_line(F, model, app, priority, policy.weight, tonumber(a[7]), cost, ref, policy.max_bytes and bytes or 0,
     policy.quota and 1 or 0)
   local context, flags = tonumber(a[15]), ''
   if priority <= 1 then flags = flags .. 'b' end

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sollol_broker.claim_rule import TYPICAL_OUTPUT, TYPICAL_PROMPT, PaceClass
-from sollol_broker.fair_order import SIZE_WEIGHT, corrected, head_start_ms, tag
+from sollol_broker.fair_order import LEVELS, SIZE_WEIGHT, charged, corrected, head_start_ms, level_of, tag
 
 from .simulate import World
 from .trace import Job
@@ -18,6 +18,7 @@ from .trace import Job
 # Weight of the newest answer, and what is expected before there is one: as in finish.lua and submit.lua.
 _LEARN = 0.1
 _USUAL_OUTPUT = 256.0
+_NO_FINISHES = (0.0,) * LEVELS
 
 
 class Lengths:
@@ -74,7 +75,6 @@ class LineRule:
 class _Turn:
     cost: float
     start: float
-    finish: float
 
 
 class Line:
@@ -84,7 +84,7 @@ class Line:
         self._rule = rule
         self._prompt_ms, self._output_ms, self._speed = 1.0, 20.0, 1.0
         self._now = 0.0
-        self._finish: dict[str, float] = {}
+        self._finishes: dict[str, tuple[float, ...]] = {}
         self._unfinished: dict[str, int] = {}
         self._turns: dict[int, _Turn] = {}
         self._usual: float | None = None  # cost of the latest jobs
@@ -102,23 +102,23 @@ class Line:
         """A job's rank."""
         cost = self._cost(each, expected)
         if self._rule.shortest_first:
-            self._turns[job] = _Turn(cost, 0.0, 0.0)
+            self._turns[job] = _Turn(cost, 0.0)
             self._unfinished[each.app] = self._unfinished.get(each.app, 0) + 1
             return cost
         self._unfinished[each.app] = self._unfinished.get(each.app, 0) + 1
+        finishes, level = self._finishes.get(each.app, _NO_FINISHES), level_of(each.priority)
         made = tag(
             now=self._now if self._rule.is_fair else 1000 * each.arrival_s * self._speed,
-            finish=self._finish.get(each.app, 0.0) if self._rule.is_fair else 0.0,
+            finish=finishes[level] if self._rule.is_fair else 0.0,
             cost_ms=cost,
-            weight=1.0,
             head_start=self._rule.head_start * head_start_ms(each.priority),
             speed=self._speed,
             weights=float(len(self._unfinished)) if self._rule.is_fair else 1.0,
             usual_ms=cost if self._usual is None else self._usual,
             size_weight=self._rule.size_weight,
         )
-        self._finish[each.app] = made.finish
-        self._turns[job] = _Turn(cost, made.start, made.finish)
+        self._finishes[each.app] = charged(self._now, finishes, level, cost)
+        self._turns[job] = _Turn(cost, made.start)
         return made.rank
 
     def leave(self, job: int) -> None:
@@ -129,19 +129,17 @@ class Line:
         """A job has ended: its real cost is known."""
         turn = self._turns.pop(job)
         self._usual = _blend(self._usual, turn.cost)
-        app, finish = each.app, self._finish.get(each.app, 0.0)
+        app, finishes = each.app, self._finishes.get(each.app, _NO_FINISHES)
         used = self._cost(each, each.output_tokens)
-        self._finish[app] = corrected(
-            now=self._now, finish=finish, predicted_ms=turn.cost, actual_ms=used, weight=1.0
-        )
+        self._finishes[app] = corrected(self._now, finishes, level_of(each.priority), used - turn.cost)
         self._unfinished[app] -= 1
         if self._unfinished[app] == 0:
             del self._unfinished[app]
-            if self._finish[app] <= self._now:
-                del self._finish[app]
+            if max(self._finishes[app]) <= self._now:
+                del self._finishes[app]
         if not self._unfinished:
             self._now = 0.0
-            self._finish.clear()
+            self._finishes.clear()
 
     def _cost(self, each: Job, output_tokens: float) -> float:
         return self._prompt_ms * each.prompt_tokens + self._output_ms * output_tokens
