@@ -58,6 +58,10 @@ bench-routing: .venv/.dev-stamp ## compare routing policies: in virtual time, an
 	@$(BIN)/python -m benchmarks.routing $(ARGS)
 	@exec $(BIN)/python -m benchmarks unequal
 
+.PHONY: bench-rpc
+bench-rpc: .venv/.dev-stamp ## measure groups of nodes: speed, forming, healing, memory estimates (2 minutes)
+	@exec $(BIN)/python -m benchmarks rpc
+
 .PHONY: clean
 clean: ## remove .venv and all caches
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -255,7 +255,7 @@ def _facts(view: FabricView, model: str) -> ModelFacts:
 
 def _machine(node: Node, model: str, memory: Memory, now: float, without: str) -> Machine:
     recent = memory.faults.get(node.name, ())
-    why = ""
+    why = node.memory.quarantined_because
     if len(recent) >= _MOST_FAULTS:
         why = f"it let {len(recent)} groups down within 10 minutes"
     elif node.is_closed:

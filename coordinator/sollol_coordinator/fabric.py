@@ -15,6 +15,8 @@ from .plan import Device, Machine
 # What a maker's GPUs are to llama.cpp, until it has been asked itself.
 _KINDS = {"nvidia": "cuda", "amd": "rocm", "intel": "sycl", "apple": "metal"}
 _MIB = 1024 * 1024
+# Adverts come every 4 s; a node that has missed two may be dead, though its advert has not run out yet.
+_SILENT_MS = 9_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ def node_of(view: NodeView) -> Node | None:
     if not view.llama or not view.workers:
         return None
     llama, hardware = view.llama, view.hardware
+    silent_ms = min(worker.seen_ms_ago for worker in view.workers)
     version = [int(part) for part in llama.get("rpc_version") or ()]
     # Out of memory before a group's turn: what its backends have loaded.
     own_mib = sum(
@@ -105,6 +108,7 @@ def node_of(view: NodeView) -> Node | None:
         gpus,
         llama_build=str(llama.get("build", "")),
         rpc_version=(version[0], version[1], version[2]) if len(version) == 3 else None,
+        quarantined_because=f"silent for {silent_ms / 1000:.0f} s" if silent_ms > _SILENT_MS else "",
     )
     return Node(
         name=view.name,

@@ -31,7 +31,9 @@ FORMABLE_TTL_MS = 15_000
 _MIB = 1024 * 1024
 # Running jobs may end before a node is taken over; then they are handed back.
 _DRAIN_SECONDS = 10.0
-_RESERVE_SECONDS, _LEND_SECONDS, _END_SECONDS = 60.0, 60.0, 20.0
+_RESERVE_SECONDS, _LEND_SECONDS = 60.0, 60.0
+# An agent ends its part at once; one that does not answer may be dead, and the next group must not wait for it.
+_END_SECONDS = 2.5
 # As `Head` allows for a load, and a little for the connection.
 _LEAD_SECONDS, _LEAD_SECONDS_PER_GIB = 330.0, 20.0
 

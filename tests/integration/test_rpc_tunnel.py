@@ -44,17 +44,17 @@ async def listening(data: bytes = b"") -> AsyncIterator[tuple[int, list[bytes]]]
 
 @contextlib.asynccontextmanager
 async def tunnel(
-    tmp_path: Path, target: int, *, head: Identity, member: Identity, pinned: str = ""
+    tmp_path: Path, target: int, *, head: Identity, member: Identity, pinned: str = "", is_rpc: bool = False
 ) -> AsyncIterator[tuple[Tunnel, Tunnel]]:
     """Both ends: what comes into the head's one goes, encrypted, to the member's, and from there to `target`."""
     far = Tunnel(
-        [Passage(("127.0.0.1", 0), ("127.0.0.1", target), True, head.certificate)],
+        [Passage(("127.0.0.1", 0), ("127.0.0.1", target), True, head.certificate, is_rpc)],
         member,
         tmp_path / "far.log",
     )
     try:
         (port,) = await far.start()
-        passage = Passage(("127.0.0.1", 0), ("127.0.0.1", port), False, pinned or member.certificate)
+        passage = Passage(("127.0.0.1", 0), ("127.0.0.1", port), False, pinned or member.certificate, is_rpc)
         near = Tunnel([passage], head, tmp_path / "near.log")
         try:
             await near.start()
@@ -86,7 +86,7 @@ async def test_carries_both_ways(tmp_path: Path) -> None:
 async def test_an_rpc_server_answers_through_it(tmp_path: Path, rpc_port: int) -> None:
     head, member = new_identity("head"), new_identity("member")
 
-    async with tunnel(tmp_path, rpc_port, head=head, member=member) as ends:
+    async with tunnel(tmp_path, rpc_port, head=head, member=member, is_rpc=True) as ends:
         report = await ask("127.0.0.1", ends[0].ports[0], measures_bandwidth=True)
 
     assert report.state is RpcState.IDLE
@@ -156,7 +156,7 @@ async def _said_by(port: int) -> bytes:
 
 
 async def _said_through(tmp_path: Path, port: int, who: Identity, pinned: str) -> bytes:
-    passage = Passage(("127.0.0.1", 0), ("127.0.0.1", port), False, pinned)
+    passage = Passage(("127.0.0.1", 0), ("127.0.0.1", port), False, pinned, is_rpc=False)
     near = Tunnel([passage], who, tmp_path / "stranger.log")
     try:
         return await _said_by((await near.start())[0])

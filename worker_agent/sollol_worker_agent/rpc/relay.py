@@ -17,8 +17,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
+
+from .frames import REPLY_HEAD, REQUEST_HEAD, Frames
 
 # What has arrived, and is not yet sent on, before the sender is stopped.
 _HIGH_WATER_BYTES = 4 * 1024 * 1024
@@ -40,6 +41,7 @@ class Passage:
     Attributes:
         listen: (address, port); port 0 = a free one. target: (address, port).
         is_server: whether the encrypted side is the one that listens.
+        is_rpc: whether llama.cpp's messages go through, each in one piece; otherwise bytes as they come.
         peer_certificate: PEM; the only one that is accepted.
     """
 
@@ -47,10 +49,16 @@ class Passage:
     target: tuple[str, int]
     is_server: bool
     peer_certificate: str
+    is_rpc: bool = True
+
+    @property
+    def frames(self) -> Frames | None:
+        """For what comes in on the side that is not encrypted: requests at the head, replies at a member."""
+        return Frames(REPLY_HEAD if self.is_server else REQUEST_HEAD) if self.is_rpc else None
 
 
 class _Meter:
-    """What has happened since the start: bytes carried, both ways, and passages whose far end fell silent."""
+    """What has happened since the start: bytes carried, and passages that their far end closed or left silent."""
 
     def __init__(self) -> None:
         self.carried = 0
@@ -61,9 +69,15 @@ class _Side(asyncio.Protocol):
     """One of two connections that hand on to each other what they receive."""
 
     def __init__(
-        self, meter: _Meter, on_made: Callable[[_Side], None] | None = None, passage: int | None = None
+        self,
+        meter: _Meter,
+        on_made: Callable[[_Side], None] | None = None,
+        *,
+        passage: int | None = None,
+        frames: Frames | None = None,
     ) -> None:
         self._passage = passage
+        self._frames = frames
         self._meter = meter
         self.transport: asyncio.Transport | None = None
         self.other: _Side | None = None
@@ -77,6 +91,11 @@ class _Side(asyncio.Protocol):
         if self._on_made is not None:
             self._on_made(self)
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether it has been closed, by whichever end."""
+        return self.transport is None or self.transport.is_closing()
+
     def pair(self, other: _Side) -> None:
         """From now on the other one gets what comes here; it gets first what has come so far."""
         self.other, other.other = other, self
@@ -88,7 +107,15 @@ class _Side(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.other is None:
             self._early.append(data)
-        elif self.other.transport is not None and not self.other.transport.is_closing():
+        elif whole := self._frames.whole(data) if self._frames is not None else data:
+            self._hand_on(whole)
+
+    def _hand_on(self, data: bytes) -> None:
+        if (
+            self.other is not None
+            and self.other.transport is not None
+            and not self.other.transport.is_closing()
+        ):
             self._meter.carried += len(data)
             self.other.transport.write(data)
 
@@ -101,8 +128,11 @@ class _Side(asyncio.Protocol):
             self.other.transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if isinstance(error, OSError) and self._passage is not None:
+        other_is_open = self.other is not None and not self.other.is_closing
+        if self._passage is not None and (isinstance(error, OSError) or other_is_open):
             self._meter.cut.add(self._passage)
+        if self._frames is not None and (rest := self._frames.rest()):
+            self._hand_on(rest)
         if self.other is not None and self.other.transport is not None:
             self.other.transport.close()
 
@@ -124,7 +154,7 @@ async def open_passage(
 
     host, port = passage.listen
     return await asyncio.get_running_loop().create_server(
-        partial(_Side, meter, on_made),
+        lambda: _Side(meter, on_made, frames=None if passage.is_server else passage.frames),
         host,
         port,
         ssl=context if passage.is_server else None,
@@ -141,7 +171,9 @@ async def _lead_on(
         async with asyncio.timeout(_CONNECT_SECONDS):
             hostname = "" if context else None
             _, far = await loop.create_connection(
-                partial(_Side, meter, None, None if passage.is_server else number),
+                lambda: (
+                    _Side(meter, frames=passage.frames) if passage.is_server else _Side(meter, passage=number)
+                ),
                 *passage.target,
                 ssl=context,
                 server_hostname=hostname,
@@ -190,7 +222,11 @@ async def _serve(config: Mapping[str, Any]) -> None:
     servers, meter = [], _Meter()
     for number, each in enumerate(config["passages"]):
         passage = Passage(
-            tuple(each["listen"]), tuple(each["target"]), each["is_server"], each["peer_certificate"]
+            tuple(each["listen"]),
+            tuple(each["target"]),
+            each["is_server"],
+            each["peer_certificate"],
+            each["is_rpc"],
         )
         servers.append(await open_passage(number, passage, config["certificate"], config["key"], meter))
     ports = [server.sockets[0].getsockname()[1] for server in servers]
