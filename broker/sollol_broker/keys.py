@@ -112,6 +112,10 @@ class Keys:
         """Hash: unfinished jobs and rates of an application. TTL 7 d after its last job."""
         return f"{self.prefix}:usage:{key_part(app)}"
 
+    def call(self, call_id: str) -> str:
+        """String (msgpack): what an admin asks a worker's LLM server about its models. TTL 60 s."""
+        return f"{self.prefix}:call:{call_id}"
+
     def group(self, group: str) -> str:
         """Hash: a group of nodes that serves one model together. TTL, renewed by the leader."""
         return f"{self.prefix}:group:{key_part(group)}"

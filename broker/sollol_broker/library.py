@@ -40,6 +40,7 @@ VERBS = (
     "reply",
     "formable",
     "ask",
+    "call",
 )
 
 

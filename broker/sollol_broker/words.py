@@ -75,7 +75,8 @@ class Entry(StrEnum):
     CONTROL = "control"  # to a worker: an operator has changed something, advertise now
     NOTE = "note"  # to those who wait: x = what is being done meanwhile
     ORDER = "order"  # to a worker, for a group: o = its id, d = data
-    REPLY = "reply"  # to whoever gave order o: k = progress, done or failed, d = data
+    REPLY = "reply"  # to whoever gave order, or call, o: k = progress, done or failed, d = data
+    CALL = "call"  # to a worker: an admin asks about models: o = the call's id
     ASK = "ask"  # to the leader: a wish, d = data
     HELLO = "hello"  # an inbox came into being
 

@@ -8,20 +8,20 @@ import logging
 import os
 import secrets
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sollol_broker.broker import Broker
 from sollol_broker.errors import ClientClosed, InvalidJob, NotAllowed, SollolError
 from sollol_broker.explain_reader import Explainer
-from sollol_broker.inbox import Inbox
+from sollol_broker.inbox import EntryFields, Inbox
 from sollol_broker.link import LinkConfig
 from sollol_broker.names import check_name
 from sollol_broker.operations import Operations
 from sollol_broker.registry import Registry
 from sollol_broker.url import DEFAULT_URL, BrokerUrl, parse
-from sollol_broker.words import Durability, JobState
+from sollol_broker.words import Durability, Entry, JobState
 
 from .cache import AnswerCache
 from .cache_key import CacheSettings
@@ -46,6 +46,9 @@ class Session:
         url: the fabric's Redis.
         app: the application's name, as the fabric shows it.
         answers: kept for equal requests.
+
+    Attributes:
+        replies: who hears of a call to a worker, by the call's id.
     """
 
     url: BrokerUrl
@@ -59,6 +62,7 @@ class Session:
     operations: Operations = field(init=False)
     explainer: Explainer = field(init=False)
     lookout: Lookout = field(init=False)
+    replies: dict[str, Callable[[EntryFields], None]] = field(default_factory=dict)
     _outbox: deque[Following] = field(default_factory=deque)
     _tasks: Tasks = field(default_factory=Tasks)
     _answers: AnswerCache = field(init=False)
@@ -92,7 +96,7 @@ class Session:
         self._sender = Sender(
             self.broker, self.registry, self._receiver, self._sharing, self._tasks, app=self.app
         )
-        self._inbox = Inbox(self.broker, self.inbox_name, on_entry=self._receiver.on_inbox_entry)
+        self._inbox = Inbox(self.broker, self.inbox_name, on_entry=self._on_inbox_entry)
         self.lookout = Lookout(
             self.broker,
             self.registry,
@@ -228,6 +232,14 @@ class Session:
         self._answers.clear()
         name = self._answers.scope_field
         self._answers.note_generation(name, await begin_generation(self.broker, name))
+
+    def _on_inbox_entry(self, entry: EntryFields) -> None:
+        if entry[b"t"] == Entry.REPLY.encode():
+            on_reply = self.replies.get(entry[b"o"].decode())
+            if on_reply is not None:
+                on_reply(entry)
+        else:
+            self._receiver.on_inbox_entry(entry)
 
     async def _may_not_attend(self) -> NotAllowed | None:
         """Open the inbox; why that is forbidden, to a user who may look on."""

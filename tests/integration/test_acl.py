@@ -121,6 +121,8 @@ _TABLE: list[tuple[str, tuple[str, ...]]] = [
     ("cg-k-", ("HINCRBY", f"{F}:caches", "m", "1")),
     ("-g---", ("HGET", f"{F}:api_keys", "digest")),
     ("-----", ("HSET", f"{F}:api_keys", "digest", "record")),
+    ("-g-k-", ("SET", f"{F}:call:c1", "x")),
+    ("-gwk-", ("GET", f"{F}:call:c1")),
     ("cgwkd", ("INFO", "memory")),
     ("cgwkd", ("CLIENT", "SETNAME", "me")),
     *(("-----", tuple(command.strip().replace("@", F).split())) for command in re.split(r"[|\n]", _FORBIDDEN)),

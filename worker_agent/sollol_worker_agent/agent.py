@@ -24,6 +24,7 @@ from .hardware import HardwareReader
 from .heartbeat import Heartbeat
 from .lane import Lane
 from .lending import Lending
+from .librarian import Librarian
 from .pull import Puller
 from .reaper import Reaper
 from .rpc.desk import GroupSettings, OrderDesk
@@ -83,6 +84,7 @@ class Agent:
         self._desk = (
             OrderDesk(self.broker, url, lending, node=config.node, settings=groups) if groups else None
         )
+        self._librarian = Librarian(self.broker, self.lanes, on_change=self._advertiser.advertise_soon)
         self._inbox = Inbox(self.broker, self.worker, on_entry=self._on_entry)
         self._reaper = Reaper(self.broker, config)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -134,6 +136,7 @@ class Agent:
         await self._puller.stop(drain_seconds=seconds)
         if self._desk is not None:
             await self._desk.stop()
+        await self._librarian.stop()
         await self._advertiser.stop()
         await self._reaper.stop()
         await self._inbox.stop()
@@ -191,5 +194,7 @@ class Agent:
             self._puller.call_off(entry[b"j"].decode(), int(entry[b"f"]))
         elif kind == Entry.CONTROL:
             self._advertiser.advertise_soon()
+        elif kind == Entry.CALL:
+            self._librarian.on_entry(entry)
         elif kind == Entry.ORDER and self._desk is not None:
             self._desk.on_entry(entry)

@@ -20,6 +20,7 @@ from .config import GatewayConfig
 from .doorkeeper import Doorkeeper
 from .gate import Gate
 from .jobs import Jobs
+from .library import Library
 from .metrics import Metrics
 from .ollama import Ollama
 from .ollama_lists import OllamaLists
@@ -47,6 +48,7 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
         routes=[
             *Ollama(serving).routes(),
             *OllamaLists(serving).routes(),
+            *Library(serving).routes(),
             *Jobs(serving, webhooks).routes(),
             *Service(serving, metrics).routes(),
         ],

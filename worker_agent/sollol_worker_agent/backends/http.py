@@ -87,9 +87,11 @@ class HttpDoor:
         async with LineStream(self, "POST", path, body, timeouts) as stream:
             return self._parsed(path, await stream.read_all())
 
-    def stream(self, path: str, body: Mapping[str, Any], timeouts: Timeouts) -> LineStream:
+    def stream(
+        self, path: str, body: Mapping[str, Any], timeouts: Timeouts, *, method: str = "POST"
+    ) -> LineStream:
         """Send JSON and read the answer line by line."""
-        return LineStream(self, "POST", path, body, timeouts)
+        return LineStream(self, method, path, body, timeouts)
 
     async def close(self) -> None:
         """Close all connections; requests in flight end with BackendError."""

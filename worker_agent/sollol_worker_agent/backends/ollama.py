@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from sollol_broker.errors import BackendError
+from sollol_broker.model_calls import PATHS
 from sollol_broker.words import JobKind
 from sollol_worker_agent.backends.conversation import Call, converse
 from sollol_worker_agent.backends.http import HttpDoor
@@ -36,6 +37,10 @@ _NOT_CLOSING_FIELDS = frozenset(
 
 _GENERATING = frozenset({"chat", "generate"})
 _ALL_KINDS = frozenset({"chat", "generate", "embed"})
+
+
+# A large file is checked in silence.
+_LIBRARY_TIMEOUTS = Timeouts(first_token=600.0, between_tokens=600.0, total=0.0)
 
 
 class OllamaBackend:
@@ -116,9 +121,29 @@ class OllamaBackend:
         if any(same_model(model, name) for name in await self.loaded()):
             await self._touch(model, {"keep_alive": 0})
 
+    async def library(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Ask it about its models, or to change them; yields what it says, line by line.
+
+        Raises:
+            BackendError: it refused, or failed.
+        """
+        async with self._door.stream(path, body, _LIBRARY_TIMEOUTS, method=PATHS[path]) as stream:
+            while lines := await stream.read():
+                for line in lines:
+                    yield self._object(path, line)
+
     async def close(self) -> None:
         """Close all connections."""
         await self._door.close()
+
+    def _object(self, path: str, line: bytes) -> dict[str, Any]:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            raise BackendError(f"Ollama at {self.url} answered {path} with something that is no JSON object")
+        return said
 
     async def _chat_rest(
         self, kind: JobKind, model: str, request: Mapping[str, Any], said: Said, timeouts: Timeouts

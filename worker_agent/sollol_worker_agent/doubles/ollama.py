@@ -1,6 +1,6 @@
 """A stand-in for an Ollama server: same wire, same queueing, and it fails when told to.
 
-Its answers follow Ollama 0.33. What it does not do: library calls (pull, create, …) and /v1.
+Its answers follow Ollama 0.33. What it does not do: /v1, blobs, and anything outside its own little registry.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from sollol_worker_agent.doubles.http_server import HttpServer, Reply, Request
 from sollol_worker_agent.doubles.ollama_answer import Answer, Faults, Seen, Working
+from sollol_worker_agent.doubles.ollama_library import Library
 from sollol_worker_agent.doubles.ollama_scheduler import DoubleModel, Refused, Runner, Scheduler
 from sollol_worker_agent.doubles.ollama_shapes import (
     DIMENSIONS,
@@ -29,6 +30,8 @@ from sollol_worker_agent.doubles.ollama_shapes import (
 
 _FLOAT_OPTIONS = ("temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
 _POSTS = frozenset({"/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"})
+_LIBRARY = {"/api/pull": "POST", "/api/push": "POST", "/api/create": "POST", "/api/copy": "POST",
+            "/api/delete": "DELETE"}  # fmt: skip
 _GETS = frozenset({"/", "/api/version", "/api/tags", "/api/ps"})
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -56,6 +59,7 @@ class OllamaDouble:
         seen: what it has seen.
         scheduler: what is in memory and who waits; `scheduler.loads_may_finish` holds loads.
         tokens_may_flow: clear it to hold every answer before its next token.
+        library: what it holds and may pull.
         tool_calls: [(name, arguments)] to answer with when a chat offers tools; None calls the first
             tool without arguments.
     """
@@ -71,6 +75,7 @@ class OllamaDouble:
     ) -> None:
         installed = [model if isinstance(model, DoubleModel) else DoubleModel(model) for model in models]
         self.models = {model.full_name.lower(): model for model in installed}
+        self.library = Library(self.models)
         self.faults = Faults()
         self.seen = Seen()
         self.scheduler = Scheduler(parallel=parallel, max_loaded=max_loaded, max_queue=max_queue)
@@ -109,6 +114,8 @@ class OllamaDouble:
 
     async def _handle(self, request: Request, reply: Reply) -> None:
         path = request.path
+        if path in _LIBRARY and request.method == _LIBRARY[path]:
+            return await self._answer_library(path, request, reply)
         if path not in _GETS | _POSTS:
             return await reply.text(404, "404 page not found")
         if request.method not in (("POST",) if path in _POSTS else ("GET", "HEAD")):
@@ -138,6 +145,17 @@ class OllamaDouble:
             return await reply.json(200, {"models": [tag(model) for model in self.models.values()]})
         runners = sorted(self.scheduler.runners.values(), key=self._expiry, reverse=True)
         return await reply.json(200, {"models": [self._ps(runner) for runner in runners]})
+
+    async def _answer_library(self, path: str, request: Request, reply: Reply) -> None:
+        try:
+            said = self.library.call(path, _parsed(request.body))
+        except Refused as refused:
+            return await reply.json(refused.status, {"error": refused.text})
+        if not said:
+            return await reply.text(200, "")
+        for line in said:
+            await reply.line(line)
+        return await reply.end()
 
     def _show(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         name = str(asked.get("model") or asked.get("name") or "")
