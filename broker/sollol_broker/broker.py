@@ -479,7 +479,8 @@ class Broker:
     ) -> Advertised:
         """Say that a worker lives and which models it serves: canonical names, with what it adds to each."""
         named = [part for model, share in models.items() for part in (key_part(model), model, str(share))]
-        fields = (pack(dict(worker_fields)), pack(dict(node_fields)))
+        told = {"durability": str(self.url.durability), **worker_fields}
+        fields = (pack(told), pack(dict(node_fields)))
         reply = await self._call("advertise", worker, node, ttl_ms, key_part(node), *fields, *named)
         return Advertised(reply[0] == 2, bytes(reply[1]))
 
@@ -491,7 +492,8 @@ class Broker:
         Returns:
             Whether its inbox had to be made: what was sent to it before is lost.
         """
-        fields = pack(dict(app_fields))
+        ours = {"functions": self.functions.version, "durability": str(self.url.durability)}
+        fields = pack({**ours, **app_fields})
         reply = await self._call("attend", inbox, inbox_ttl_ms, app, key_part(app), fields, app_ttl_ms)
         return bool(reply == 2)
 

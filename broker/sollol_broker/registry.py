@@ -24,7 +24,7 @@ class WorkerView:
         models: canonical name → what is known of the model (kinds, size_bytes, context_tokens, loaded, …).
         backends: kind, url, version, slots, busy, down (why), open (addresses other than loopback, on which it
             listens) and too_large (models that its machine has not the memory for, by MiB) of each LLM server.
-        functions: version of its function library.
+        functions: version of its function library. durability: when its answers count as given; "" = not known.
         clock_ahead_seconds: of its machine's clock against Redis', at its last advert; None = it does not tell.
     """
 
@@ -39,11 +39,28 @@ class WorkerView:
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     backends: tuple[dict[str, Any], ...] = ()
     functions: str = ""
+    durability: str = ""
     clock_ahead_seconds: float | None = None
 
     def short_mib(self, model: str) -> int:
         """By how many MiB its machine's memory is too small for a model that it has on disk; 0 = it is not."""
         return max((each.get("too_large", {}).get(model, 0) for each in self.backends), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class AppView:
+    """An application with a live client, as the last of its clients told.
+
+    Attributes:
+        version: its release. functions: version of its function library.
+        durability: when its jobs count as submitted. Each is "" when not known.
+    """
+
+    name: str
+    host: str = ""
+    version: str = ""
+    functions: str = ""
+    durability: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +179,18 @@ class Registry:
                 llama=json.loads(h.get("llama", "{}")),
             )
             for (name, workers), h, tally in zip(by_node.items(), hashes, tallies, strict=True)
+        ]
+
+    async def apps(self) -> list[AppView]:
+        """All applications with a live client, by name."""
+        names = sorted(each.decode() for each in await self._call("ZRANGE", self._broker.keys.apps, 0, -1))
+        told = ("host", "version", "functions", "durability")
+        return [
+            AppView(name, *(h.get(field, "") for field in told))
+            for name, h in zip(
+                names, await self._hashes([self._broker.keys.app(name) for name in names]), strict=True
+            )
+            if h
         ]
 
     async def models(self) -> list[ModelView]:
@@ -352,6 +381,7 @@ def _worker(h: Mapping[str, str], now_ms: float) -> WorkerView:
         models=models,
         backends=tuple({k: v for k, v in each.items() if k != "models"} for each in backends),
         functions=h.get("functions", ""),
+        durability=h.get("durability", ""),
         clock_ahead_seconds=round((float(h["clock"]) - float(h["seen"])) / 1000, 3) if "clock" in h else None,
     )
 

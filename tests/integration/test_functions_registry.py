@@ -11,6 +11,7 @@ import pytest
 
 from fabric_kit import Fabric, fabric_at, node_of
 from sollol_broker import JobState, Registry
+from sollol_broker.registry import AppView
 
 
 @pytest.fixture
@@ -56,6 +57,20 @@ async def test_a_workers_clock_and_functions(fabric: Fabric, registry: Registry)
     assert (old.functions, old.clock_ahead_seconds) == ("", None)
     assert new.functions == "abc"
     assert new.clock_ahead_seconds == pytest.approx(60, abs=5)
+
+
+async def test_what_workers_and_applications_tell_of_themselves(redis_url: str) -> None:
+    async with fabric_at(f"{redis_url}?durability=local") as fabric:
+        await _advertise(fabric, "w1", {})
+        told = {"version": "1.2", "host": "laptop"}
+        await fabric.broker.attend("c1", "My App", inbox_ttl_ms=60_000, app_fields=told, app_ttl_ms=60_000)
+        await fabric.broker.attend("c2", "gone", inbox_ttl_ms=60_000, app_fields=told, app_ttl_ms=60_000)
+        await fabric.call("DEL", fabric.keys.app("gone"))
+        registry = Registry(fabric.broker)
+        assert await registry.apps() == [
+            AppView("My App", "laptop", "1.2", fabric.broker.functions.version, "local")
+        ]
+        assert [worker.durability for worker in await registry.workers()] == ["local"]
 
 
 async def test_an_empty_fabric(registry: Registry) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from doctor_kit import (
@@ -19,6 +22,7 @@ from doctor_kit import (
 )
 from sollol.cli import doctor_access
 from sollol.cli.doctor_facts import Access, Severity
+from sollol_broker.api_keys import ApiKey, KeyRole
 from sollol_broker.listeners import Listener
 
 
@@ -160,3 +164,33 @@ def test_what_is_sealed_is_nowhere_in_the_clear() -> None:
     assert (sealed.severity, sealed.todo) == (OK, "")
     told, _ = look(doctor_access.check_login, is_sealed=True, is_encrypted=False)
     assert told.found == "the password crosses the network unencrypted"
+
+
+DAY = 86_400.0
+NOW = 1_000 * DAY
+
+
+def _key(**changes: Any) -> ApiKey:
+    return replace(ApiKey("d1" * 32, "laptop", KeyRole.APP, "chat", created=NOW - 400 * DAY), **changes)
+
+
+@pytest.mark.parametrize(
+    ("key", "severities"),
+    [
+        (_key(), [OK]),
+        (_key(expires=NOW + 8 * DAY), [OK]),
+        (_key(expires=NOW + 2 * DAY), [NOTE, OK]),
+        (_key(role=KeyRole.ADMIN), [NOTE, OK]),
+        (_key(role=KeyRole.ADMIN, expires=NOW + 30 * DAY), [OK]),
+        (_key(role=KeyRole.ADMIN, revoked=NOW - 1), []),
+        (_key(expires=NOW - 1), []),
+    ],
+)
+def test_api_keys(key: ApiKey, severities: list[Severity]) -> None:
+    found = look(doctor_access.check_api_keys, api_keys=(key,), redis_time=NOW)
+    assert [finding.severity for finding in found] == severities
+    assert not any(key.digest in finding.found for finding in found)
+
+
+def test_no_api_keys() -> None:
+    assert look(doctor_access.check_api_keys) == look(doctor_access.check_api_keys, api_keys=()) == []

@@ -35,7 +35,8 @@ def test_a_healthy_fabric_has_only_good_findings() -> None:
     assert {finding.id for finding in findings} == {
         "redis.release", "access.open", "slowlog.prompts", "listeners.open", "persistence.mode", "memory.eviction",
         "memory.room", "redis.clients", "redis.latency", "functions.usable", "clock.here", "clock.workers",
-        "workers.connected", "backends.up", "gpus.readable", "versions.skew", "jobs.dead", "queues.waiting",
+        "workers.connected", "backends.up", "gpus.readable", "persistence.durability", "versions.skew",
+        "jobs.dead", "queues.waiting",
     }  # fmt: skip
     assert worst(findings) is OK
 

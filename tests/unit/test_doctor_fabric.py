@@ -20,7 +20,8 @@ from doctor_kit import (
 )
 from sollol.cli import doctor_fabric
 from sollol.cli.doctor_facts import Severity
-from sollol_broker.registry import QueueView, WorkerView
+from sollol_broker.registry import AppView, QueueView, WorkerView
+from sollol_broker.words import Durability
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,34 @@ def test_versions() -> None:
     same_number = nodes(worker(functions="old"))
     assert only(doctor_fabric.check_versions, nodes=same_number).found == "here 1.0 (abc), on n1 1.0 (old)"
     assert look(doctor_fabric.check_versions, nodes=()) == []
+
+
+def test_versions_of_applications() -> None:
+    told = (AppView("chat", version="1.0", functions="abc"), AppView("old", version="0.9", functions="xyz"))
+    finding = only(doctor_fabric.check_versions, apps=told)
+    assert (finding.severity, finding.found) == (WARN, "here 1.0 (abc), on application old 0.9 (xyz)")
+    assert only(doctor_fabric.check_versions, apps=told[:1]).severity is OK
+
+
+@pytest.mark.parametrize(
+    ("here", "on_node", "of_app", "severity", "said"),
+    [
+        ("local", "local", "local", OK, "local: what Redis has taken is accepted"),
+        ("local", "", "", OK, "local"),
+        ("ha", "ha", "ha", OK, "ha: what is accepted lies on a replica, too"),
+        ("ha", "local", "ha", NOTE, "ha here, local on n1:"),
+        ("local", "ha", "ha", NOTE, "local here, ha on application chat, n1:"),
+    ],
+)
+def test_durability(here: str, on_node: str, of_app: str, severity: Severity, said: str) -> None:
+    finding = only(
+        doctor_fabric.check_durability,
+        durability=Durability(here),
+        nodes=nodes(worker(durability=on_node)),
+        apps=(AppView("chat", durability=of_app),),
+    )
+    assert finding.severity is severity
+    assert finding.found.startswith(said)
 
 
 def test_dead_letters() -> None:

@@ -19,6 +19,8 @@ from doctor_kit import (
 )
 from sollol.cli import doctor_server
 from sollol.cli.doctor_facts import Functions, Severity
+from sollol_broker.registry import AppView
+from sollol_broker.words import Durability
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,28 @@ def test_a_disk_that_takes_nothing(field: str, what: str) -> None:
 )
 def test_replicas(mode: str, replicas: int, severities: list[Severity]) -> None:
     findings = look(doctor_server.check_replicas, mode=mode, info=info(connected_slaves=str(replicas)))
+    assert [finding.severity for finding in findings] == severities
+    assert all("can lose" in each.found for each in findings if each.severity is NOTE)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "severity", "said"),
+    [(0, ERROR, "no job is accepted"), (1, WARN, "until the lost server is back"), (2, OK, "loses none")],
+)
+def test_replicas_that_are_waited_for(replicas: int, severity: Severity, said: str) -> None:
+    told = info(connected_slaves=str(replicas))
+    finding = only(doctor_server.check_replicas, durability=Durability.HA, info=told)
+    assert finding.severity is severity
+    assert said in finding.found
+
+
+@pytest.mark.parametrize(
+    ("replicas", "least", "severities"), [(1, "0", [NOTE]), (1, "1", []), (0, "0", []), (1, None, [])]
+)
+def test_a_primary_that_goes_on_alone(replicas: int, least: str | None, severities: list[Severity]) -> None:
+    settings = config() if least is None else config(min_replicas_to_write=least)
+    told = info(connected_slaves=str(replicas))
+    findings = look(doctor_server.check_cut_off, info=told, config=settings)
     assert [finding.severity for finding in findings] == severities
 
 
@@ -153,6 +177,18 @@ def test_libraries_of_other_releases() -> None:
     assert "sollol_old, sollol_older" in finding.found
     used = nodes(worker(functions="old"), worker(node="n2", functions="older"))
     assert len(look(doctor_server.check_functions, functions=lying, nodes=used)) == 1
+    asking = (AppView("a", functions="older"),)
+    assert (
+        len(
+            look(
+                doctor_server.check_functions,
+                functions=lying,
+                nodes=nodes(worker(functions="old")),
+                apps=asking,
+            )
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(

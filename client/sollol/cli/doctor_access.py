@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from sollol_broker.api_keys import KeyRole
 from sollol_broker.url import is_loopback
 
 from .doctor_facts import Facts, Finding, error, note, ok, warning
 from .doctor_releases import distribution_patch, safe_release, server_of
-from .units import count
+from .units import count, duration
 
 _LOOPBACK_ONLY = {
     "ollama": "set OLLAMA_HOST=127.0.0.1 for Ollama",
@@ -21,6 +22,7 @@ _PROGRAMS = {"ollama": "Ollama", "llama-server": "llama-server", "rpc-server": "
              "ggml-rpc-server": "rpc-server", "redis-server": "Redis", "valkey-server": "Valkey"}  # fmt: skip
 _PORTS = {11434: "Ollama", 50052: "rpc-server", 6379: "Redis"}
 _RPC = "rpc-server"
+_SOON_SECONDS = 7 * 86_400.0
 _PAST_THE_QUEUE = ": others use it past the queue, without a login"
 # The largest that the servers take as "keep none".
 _OFF = re.compile(r"-1|0")
@@ -62,6 +64,28 @@ def check_roles(facts: Facts) -> Iterator[Finding]:
             "we are the default user, who may do everything in Redis",
             "where several people share it, give workers and clients users of their own: `sollol acl`",
         )
+
+
+def check_api_keys(facts: Facts) -> Iterator[Finding]:
+    """Whether keys for the gateway are good for too much, or soon for nothing."""
+    now = facts.redis_time
+    good = [key for key in facts.api_keys or () if not key.revoked and not 0 < key.expires <= now]
+    for key in good:
+        if 0 < key.expires <= now + _SOON_SECONDS:
+            yield note(
+                "access.keys",
+                f"API key {key.id} of {key.name} is void in {duration(key.expires - now)}",
+                "`sollol keys add` makes a new one",
+            )
+    endless = sorted({key.name for key in good if key.role is KeyRole.ADMIN and not key.expires})
+    if endless:
+        yield note(
+            "access.keys",
+            f"API keys of {', '.join(endless)} may do everything, and never expire",
+            "one that leaks stays good: `sollol keys add --role admin --expires 30d`, then revoke the old one",
+        )
+    if good:
+        yield ok("access.keys", f"{count(len(good), 'API key')}, only their SHA-256 in Redis")
 
 
 def check_listeners(facts: Facts) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sollol_broker.registry import WorkerView
+from sollol_broker.words import Durability
 
 from .doctor_facts import Facts, Finding, error, note, ok, warning
 from .doctor_releases import backend_holes
@@ -122,24 +123,48 @@ def check_worker_clocks(facts: Facts) -> Iterator[Finding]:
         yield ok("clock.workers", f"all workers within {duration(CLOCK_SECONDS)} of Redis")
 
 
+def check_durability(facts: Facts) -> Iterator[Finding]:
+    """When jobs and answers count as accepted, and whether all agree on that."""
+    if facts.nodes is None and facts.apps is None:
+        return
+    told = [(worker.node, worker.durability) for worker in facts.workers]
+    told += [(f"application {app.name}", app.durability) for app in facts.apps or ()]
+    others = sorted({who for who, durability in told if durability not in ("", facts.durability)})
+    if others:
+        other = "local" if facts.durability is Durability.HA else "ha"
+        yield note(
+            "persistence.durability",
+            f"{facts.durability} here, {other} on {', '.join(others)}: local jobs and answers are not waited for",
+            "name the same in all URLs (durability=) or in SOLLOL_DURABILITY, if that is not meant so",
+        )
+    elif facts.durability is Durability.HA:
+        yield ok("persistence.durability", "ha: what is accepted lies on a replica, too")
+    else:
+        yield ok("persistence.durability", "local: what Redis has taken is accepted")
+
+
 def check_versions(facts: Facts) -> Iterator[Finding]:
     """Whether all run the same release."""
     ours = facts.functions.name.removeprefix("sollol_") if facts.functions else ""
+    told = [(worker.node, worker.version, worker.functions) for worker in facts.workers]
+    told += [
+        (f"application {app.name}", app.version, app.functions) for app in facts.apps or () if app.version
+    ]
     others = [
-        worker
-        for worker in facts.workers
-        if worker.version != facts.version or (ours and worker.functions and worker.functions != ours)
+        (who, f"{version} ({functions})" if functions else version)
+        for who, version, functions in told
+        if version != facts.version or (ours and functions and functions != ours)
     ]
     if others:
-        nodes = ", ".join(sorted({worker.node for worker in others}))
-        versions = ", ".join(sorted({_release(worker) for worker in others}))
+        names = ", ".join(sorted({who for who, _ in others}))
+        versions = ", ".join(sorted({release for _, release in others}))
         here = f"{facts.version} ({ours})" if ours else facts.version
         yield warning(
             "versions.skew",
-            f"here {here}, on {nodes} {versions}",
+            f"here {here}, on {names} {versions}",
             "they work side by side; bring all to one release when it suits",
         )
-    elif facts.workers:
+    elif told:
         yield ok("versions.skew", f"all run {facts.version}")
 
 
@@ -195,7 +220,3 @@ def _lacks(worker: WorkerView) -> Iterator[Finding]:
             f"no model is there on {worker.node}",
             "load one there, such as: ollama pull llama3.2",
         )
-
-
-def _release(worker: WorkerView) -> str:
-    return f"{worker.version} ({worker.functions})" if worker.functions else worker.version

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from sollol_broker.api_keys import ApiKey
 from sollol_broker.listeners import Listener
-from sollol_broker.registry import NodeView, QueueView, WorkerView
+from sollol_broker.registry import AppView, NodeView, QueueView, WorkerView
+from sollol_broker.words import Durability
 
 
 class Severity(StrEnum):
@@ -69,7 +71,7 @@ class Facts:
 
     Attributes:
         url: with its secrets masked. host: this machine's name.
-        mode: how the primary is found; see `BrokerUrl`.
+        mode: how the primary is found, durability: what counts as accepted; see `BrokerUrl`.
         is_protected: a password or a client certificate goes with the URL. is_encrypted: we speak TLS.
         is_sealed: we have a key with which prompts and answers are encrypted before Redis gets them.
         version: of this program.
@@ -78,7 +80,9 @@ class Facts:
         slow_calls: entries of the slow log that hold arguments of calls like ours.
         clock_ahead_seconds: by how much this machine's clock is ahead of Redis'.
         latency_ms: of a round trip.
+        redis_time: seconds since 1970, by Redis' clock.
         vanished: workers that went in the last seconds without taking leave.
+        apps: applications with a live client. api_keys: all that there are.
         dead: how many dead letters there are; dead_ids: some of the latest.
         listeners: TCP ports that are open on this machine.
     """
@@ -89,6 +93,7 @@ class Facts:
     version: str
     host: str = ""
     mode: str = "single"
+    durability: Durability = Durability.LOCAL
     is_encrypted: bool = False
     is_sealed: bool = False
     unreachable: str = ""
@@ -98,9 +103,12 @@ class Facts:
     slow_calls: int | None = None
     functions: Functions | None = None
     clock_ahead_seconds: float | None = None
+    redis_time: float = 0.0
     latency_ms: float | None = None
     nodes: tuple[NodeView, ...] | None = None
     vanished: int = 0
+    apps: tuple[AppView, ...] | None = None
+    api_keys: tuple[ApiKey, ...] | None = None
     queues: tuple[QueueView, ...] | None = None
     dead: int | None = None
     dead_ids: tuple[str, ...] = ()

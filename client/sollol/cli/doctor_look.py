@@ -10,11 +10,13 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from sollol_broker.api_keys import ApiKey
 from sollol_broker.broker import Broker
 from sollol_broker.errors import NotAllowed, SollolError
+from sollol_broker.key_store import KeyStore
 from sollol_broker.link import LinkConfig
 from sollol_broker.listeners import Listener, listeners
-from sollol_broker.registry import NodeView, Registry
+from sollol_broker.registry import AppView, NodeView, Registry
 from sollol_broker.url import BrokerUrl
 from sollol_broker.version import VERSION
 
@@ -26,7 +28,7 @@ T = TypeVar("T")
 _PATIENCE_SECONDS = 3.0
 _PINGS = 10
 _SETTINGS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy", "bind", "port", "tls-port",
-             "protected-mode", "slowlog-log-slower-than", "slowlog-max-len",
+             "min-replicas-to-write", "protected-mode", "slowlog-log-slower-than", "slowlog-max-len",
              "commandlog-request-larger-than")  # fmt: skip
 _SLOW_CALLS = 128
 _DEAD_SHOWN = 3
@@ -38,6 +40,7 @@ async def look(url: BrokerUrl) -> Facts:
         "url": str(url),
         "host": platform.node(),
         "mode": url.mode,
+        "durability": url.durability,
         "is_loopback": url.is_loopback,
         "is_protected": bool(url.password or (url.tls and url.tls.cert)),
         "is_encrypted": url.tls is not None,
@@ -74,7 +77,10 @@ class _Look:
             slow_calls=await self._try("SLOWLOG", self._slow_calls()),
             functions=await self._functions(),
             clock_ahead_seconds=await self._try("TIME", self._clock_ahead()),
+            redis_time=await self._try("TIME", self._redis_time()) or 0.0,
             nodes=await self._try("workers", self._nodes()),
+            apps=await self._try("applications", self._apps()),
+            api_keys=await self._try("API keys", self._api_keys()),
             vanished=await self._try("vanished workers", self._vanished()) or 0,
             queues=await self._try("queues", self._queues()),
             dead=dead,
@@ -153,6 +159,15 @@ class _Look:
 
     async def _nodes(self) -> tuple[NodeView, ...]:
         return tuple(await Registry(self.broker).nodes())
+
+    async def _redis_time(self) -> float:
+        return float((await self._call("TIME"))[0])
+
+    async def _apps(self) -> tuple[AppView, ...]:
+        return tuple(await Registry(self.broker).apps())
+
+    async def _api_keys(self) -> tuple[ApiKey, ...]:
+        return tuple(await KeyStore(self.broker).all())
 
     async def _queues(self) -> tuple[Any, ...]:
         return tuple(await Registry(self.broker).queues())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sollol_broker.words import Durability
+
 from .doctor_facts import Facts, Finding, error, note, ok, warning
 from .doctor_releases import OLDEST_REDIS, server_of
 from .units import count, duration, size
@@ -55,22 +57,51 @@ def check_persistence(facts: Facts) -> Iterator[Finding]:
 
 def check_replicas(facts: Facts) -> Iterator[Finding]:
     """What a failover loses, where there can be one."""
-    if facts.info is None or (
-        facts.mode not in ("sentinel", "cluster") and not facts.number("connected_slaves")
-    ):
+    if facts.info is None:
         return
-    replicas = facts.number("connected_slaves")
-    if not replicas:
+    replicas, is_sure = facts.number("connected_slaves"), facts.durability is Durability.HA
+    if not (replicas or is_sure or facts.mode in ("sentinel", "cluster")):
+        return
+    if not replicas and is_sure:
+        yield error(
+            "persistence.replicas",
+            "no replica follows the primary, and durability ha waits for one: no job is accepted, no answer confirmed",
+            "start two replicas, or look at why they are not connected; durability=local does without",
+        )
+    elif not replicas:
         yield warning(
             "persistence.replicas",
             f"no replica follows the primary: when it fails, {facts.mode} has nothing to fail over to",
             "start a replica, or look at why it is not connected",
         )
+    elif is_sure and replicas == 1:
+        yield warning(
+            "persistence.replicas",
+            "one replica: durability ha accepts nothing from a failover until the lost server is back",
+            "keep two",
+        )
+    elif is_sure:
+        yield ok(
+            "persistence.replicas",
+            f"{count(replicas, 'replica')}: what durability ha has accepted lies on one of them, too, and a failover "
+            "to it loses none of that",
+        )
     else:
         yield note(
             "persistence.replicas",
-            f"{count(replicas, 'replica')}, asynchronous: a failover can lose what the last moments brought, and "
-            "clients that still wait send their jobs again",
+            f"{count(replicas, 'replica')}, and durability local does not wait for them: a failover can lose what the "
+            "last moments brought; clients that still wait send their jobs again",
+            "where nobody waits for jobs: durability=ha",
+        )
+
+
+def check_cut_off(facts: Facts) -> Iterator[Finding]:
+    """Whether a primary that is cut off from its replicas goes on, for clients that will lose what it takes."""
+    if facts.number("connected_slaves") and (facts.config or {}).get("min-replicas-to-write") == "0":
+        yield note(
+            "persistence.partition",
+            "a primary that a network fault cuts off goes on alone, and what it takes then is lost",
+            "min-replicas-to-write 1 and min-replicas-max-lag 2, on each server",
         )
 
 
@@ -145,12 +176,12 @@ def check_functions(facts: Facts) -> Iterator[Finding]:
     else:
         loaded = " (loaded just now)" if functions.state == "loaded" else ""
         yield ok("functions.usable", f"{functions.name}{loaded}")
-    used = {worker.functions for worker in facts.workers}
+    used = {worker.functions for worker in facts.workers} | {app.functions for app in facts.apps or ()}
     unused = [name for name in functions.others if name.removeprefix("sollol_") not in used]
     if unused:
         yield note(
             "functions.others",
-            f"{count(len(unused), 'library', 'libraries')} of releases that no worker runs: {', '.join(unused)}",
+            f"{count(len(unused), 'library', 'libraries')} of releases that nobody here runs: {', '.join(unused)}",
             "FUNCTION DELETE NAME, once no client of that release is left",
         )
 
