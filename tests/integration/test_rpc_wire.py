@@ -90,5 +90,5 @@ async def test_a_server_that_died_is_noticed(tmp_path: Path) -> None:
 def test_both_programs_are_of_one_build() -> None:
     build = find_llama_server().build()
 
-    assert build.startswith("b")
+    assert build
     assert find_rpc_server().path.exists()

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-_ALLOC_BUFFER, _BUFFER_BASE, _FREE_BUFFER, _SET_TENSOR = 0, 3, 4, 6
+_ALLOC_BUFFER, _BUFFER_BASE, _SET_TENSOR = 0, 3, 6
 _DEVICE_MEMORY, _HELLO, _DEVICE_COUNT = 11, 14, 15
 _MIB = 1024 * 1024
 # No honest answer to what is asked here comes near.
@@ -88,7 +88,12 @@ async def ask(
         return RpcReport(host, port, RpcState.FOREIGN, why=f"it does not speak ggml's RPC ({error})")
     if not measures_bandwidth or not report.devices:
         return report
-    pace = await _pace(host, port, 10 * timeout_seconds)
+    # From version 7 on a flag precedes the offset: whether the server is to keep the tensor on its disk.
+    flags = (b"\0", b"") if report.version is not None and report.version[0] >= 7 else (b"", b"\0")
+    pace = None
+    for flag in flags:
+        if pace is None:  # a server that did not understand has closed the connection, and nothing else
+            pace = await _pace(host, port, 10 * timeout_seconds, flag)
     return RpcReport(
         host, port, report.state, report.version, report.devices, report.trip_ms, pace, why=report.why
     )
@@ -111,7 +116,7 @@ async def _told(talk: _Talk, host: str, port: int) -> RpcReport:
     return RpcReport(host, port, RpcState.IDLE, version, tuple(devices), round(trip_ms, 3))
 
 
-async def _pace(host: str, port: int, timeout_seconds: float) -> float | None:
+async def _pace(host: str, port: int, timeout_seconds: float, flag: bytes) -> float | None:
     """MiB per second to the server's first device; None when it will not have it."""
     try:
         async with _connected(host, port, timeout_seconds) as talk, asyncio.timeout(timeout_seconds):
@@ -123,10 +128,11 @@ async def _pace(host: str, port: int, timeout_seconds: float) -> float | None:
                 return None
             (base,) = struct.unpack("<Q", await talk.ask(_BUFFER_BASE, struct.pack("<Q", pointer)))
             began = time.perf_counter()
-            await talk.tell(_SET_TENSOR, _tensor(pointer, base) + struct.pack("<Q", 0) + bytes(_SAMPLE_BYTES))
+            offset = struct.pack("<Q", 0)
+            await talk.tell(_SET_TENSOR, _tensor(pointer, base) + flag + offset + bytes(_SAMPLE_BYTES))
             await talk.ask(_DEVICE_COUNT)  # answered when all has arrived
             took = time.perf_counter() - began
-            await talk.ask(_FREE_BUFFER, struct.pack("<Q", pointer))
+            # The buffer is freed when we leave; whether freeing it is answered depends on the version.
             return round(_SAMPLE_BYTES / _MIB / took, 1)
     except (TimeoutError, _NoConnection, asyncio.IncompleteReadError, OSError, ValueError, struct.error):
         return None
