@@ -22,7 +22,8 @@ class WorkerView:
     Attributes:
         seen_ms_ago: since its last advert.
         models: canonical name → what is known of the model (kinds, size_bytes, context_tokens, loaded, …).
-        backends: kind, url, version, slots, busy, down (why), open (addresses other than loopback, on which it
+        backends: kind, url, version, slots, busy, http (requests, connections opened for them, again: how many were
+            sent a second time), down (why), open (addresses other than loopback, on which it
             listens) and too_large (models that its machine has not the memory for, by MiB) of each LLM server.
         functions: version of its function library. durability: when its answers count as given; "" = not known.
         clock_ahead_seconds: of its machine's clock against Redis', at its last advert; None = it does not tell.
@@ -285,6 +286,7 @@ class Registry:
             "jobs": {str(state): counters.get(state, 0) for state in JobState if state.is_terminal},
             "requeued": counters.get("requeued", 0),
             "success_rate": round(counters.get("done", 0) / ended, 4) if ended else 1.0,
+            "avg_latency_ms": _mean_ms(nodes),
             "hosts": {node.name: _host_stats(node) for node in nodes},
         }
 
@@ -417,6 +419,12 @@ def _job(job_id: str, h: Mapping[str, bytes | None]) -> JobView:
     )
 
 
+def _mean_ms(nodes: list[NodeView]) -> float:
+    """Of what the live nodes have ended, from claim to end."""
+    ended = sum(node.finished.get(state, 0) for node in nodes for state in (JobState.DONE, JobState.FAILED))
+    return round(sum(node.busy_seconds for node in nodes) * 1000 / ended, 1) if ended else 0.0
+
+
 def _host_stats(node: NodeView) -> dict[str, Any]:
     done = node.finished.get(JobState.DONE, 0)
     ended = done + node.finished.get(JobState.FAILED, 0)
@@ -424,8 +432,15 @@ def _host_stats(node: NodeView) -> dict[str, Any]:
         "requests": ended,
         "success_rate": round(done / ended, 4) if ended else 1.0,
         "latency_ms": round(node.busy_seconds * 1000 / ended, 1) if ended else 0.0,
+        "http": _http(node),
         "prediction_error": _prediction_error(node),
     }
+
+
+def _http(node: NodeView) -> dict[str, int]:
+    """What its workers have sent to their LLM servers: requests, connections opened for them, and tries again."""
+    told = [backend.get("http", {}) for worker in node.workers for backend in worker.backends]
+    return {name: sum(each.get(name, 0) for each in told) for name in ("requests", "connections", "again")}
 
 
 def _prediction_error(node: NodeView) -> float | None:

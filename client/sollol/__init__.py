@@ -33,11 +33,16 @@ if TYPE_CHECKING:
     from sollol_broker.words import JobState, Priority
     from sollol_client import Answer, AsyncClient, AsyncJob, Client, Delta, Job
 
+    from .config import SOLLOLConfig
     from .docker_ip_resolver import is_docker_ip, resolve_docker_ip
+    from .http_client import SOLLOLClient
     from .hybrid_router import HybridRouter
     from .pool import OllamaPool
+    from .service import SOLLOL
+    from .unified_dashboard import run_unified_dashboard
 
 __all__ = [
+    "SOLLOL",
     "Answer",
     "AsyncClient",
     "AsyncJob",
@@ -64,11 +69,14 @@ __all__ = [
     "Priority",
     "QueueFull",
     "QuotaExceeded",
+    "SOLLOLClient",
+    "SOLLOLConfig",
     "SollolError",
     "StreamGap",
     "__version__",
     "is_docker_ip",
     "resolve_docker_ip",
+    "run_unified_dashboard",
 ]
 
 # Names that do not lie in the errors' module, and where they lie.
@@ -83,6 +91,10 @@ _HOMES = {
     "JobState": "sollol_broker.words",
     "OllamaPool": "sollol.pool",
     "Priority": "sollol_broker.words",
+    "SOLLOL": "sollol.service",
+    "SOLLOLClient": "sollol.http_client",
+    "SOLLOLConfig": "sollol.config",
+    "run_unified_dashboard": "sollol.unified_dashboard",
     "is_docker_ip": "sollol.docker_ip_resolver",
     "resolve_docker_ip": "sollol.docker_ip_resolver",
     "__version__": "sollol_broker.version",

@@ -62,10 +62,11 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
     ) -> None:
         settings = CacheSettings(cache, cache_scope, cache_max_size, cache_max_bytes, cache_ttl)
         self.answers = AnswerCache(app, settings)
+        self._metadata = dict(metadata or {})
         self.session = Session(
             broker_url(url, durability),
             app,
-            metadata or {},
+            self._metadata,
             LinkConfig(connect_seconds=connect_timeout),
             self.answers,
         )
@@ -148,6 +149,15 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating):
     async def stats(self) -> dict[str, Any]:
         """Totals, success rate, and a breakdown by node."""
         return await self.session.registry.stats()
+
+    async def attend(self, metadata: Mapping[str, Any] | None = None) -> None:
+        """Say now that this client lives, as it does every few seconds, and show more metadata from now on.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached, or takes no writes.
+        """
+        self._metadata.update(metadata or {})
+        await self.session.lookout.attend()
 
     async def clear_cache(self) -> None:
         """Drop all cached answers of this app (with cache_scope="shared": of all that share); see `submit`.

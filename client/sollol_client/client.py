@@ -163,6 +163,15 @@ class Client(Submitter[Job], Operating):
         portal = self._connected()
         return portal.run(question(self._session))
 
+    def attend(self, metadata: Mapping[str, Any] | None = None) -> None:
+        """Say now that this client lives, as it does every few seconds, and show more metadata from now on.
+
+        Raises:
+            BrokerUnavailable: Redis cannot be reached, or takes no writes.
+        """
+        self._metadata.update(metadata or {})
+        self._ask(lambda session: session.lookout.attend())
+
     def clear_cache(self) -> None:
         """Drop all cached answers of this app (with cache_scope="shared": of all that share); see `submit`.
 

@@ -322,3 +322,18 @@ async def test_a_job_of_the_sync_client_is_awaited_and_read_by_coroutines(
         with pytest.raises(NoNodeForModel):
             await client.submit(chat="hi", model="none")
         await asyncio.to_thread(client.close)
+
+
+def test_connections_to_a_server_are_used_again(pool: OllamaPool, two: list[OllamaDouble]) -> None:
+    for _ in range(20):
+        pool.chat("tiny", HI)
+
+    asyncio.run(wait_until(lambda: _http(pool)["requests"] >= 20, timeout=15, what="the adverts to tell"))
+    assert 0 < _http(pool)["connections"] < _http(pool)["requests"]
+    assert sum(each.connections for each in two) >= _http(pool)["connections"]
+    assert pool.get_stats()["http2_enabled"] is False
+
+
+def _http(pool: OllamaPool) -> dict[str, int]:
+    told = [host["http"] for host in pool.get_stats()["hosts"].values()]
+    return {name: sum(each[name] for each in told) for name in ("requests", "connections")}

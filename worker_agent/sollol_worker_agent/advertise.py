@@ -10,6 +10,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 from sollol_broker.broker import Advertised, Broker
 from sollol_broker.claim_rule import Share, together
@@ -193,6 +194,7 @@ class Advertiser:
             "open": list(lane.open_to),
             "slots": lane.slots,
             "busy": lane.busy,
+            "http": asdict(lane.backend.traffic),
             "down": lane.down_because,
             "health": lane.health.as_dict(),
             "loaded": sorted(lane.loaded),

@@ -303,7 +303,8 @@ class OllamaPool:
         Returns:
             total_requests, successful_requests, failed_requests, success_rate (1.0 = none failed), avg_latency_ms
             (from call to answer); hosts: {node: {latency_ms, success_rate, requests, …}}, where a node's success_rate
-            is over all applications; nodes_configured, routing_strategy, app_name, cache.
+            is over all applications, and http tells how many requests went over how many connections; requeued: jobs
+            that were tried again; http2_enabled, nodes_configured, routing_strategy, app_name, cache.
         """
         client = self._client()
         stats, fabric = self._tally.as_dict(), client.stats()
@@ -312,6 +313,9 @@ class OllamaPool:
         return {
             **stats,
             "hosts": {**ours, **hosts},
+            # httpx cannot end one answer of a shared HTTP/2 connection, and a cancel must free the slot.
+            "http2_enabled": False,
+            "requeued": fabric["requeued"],
             "nodes_configured": len(hosts),
             "routing_strategy": str(self.settings.routing_strategy),
             "app_name": self.settings.app_name,

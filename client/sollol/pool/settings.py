@@ -21,12 +21,18 @@ REPLACED: Mapping[str, str] = {
     "enable_dask": _WORKERS,
     "dask_address": _WORKERS,
     "ray_address": _WORKERS,
+    "ray_workers": _WORKERS,
+    "dask_workers": _WORKERS,
+    "enable_batch_processing": "hand many jobs in at once; the workers take what they have slots for",
+    "autobatch_interval": "hand many jobs in at once; the workers take what they have slots for",
+    "rpc_backends": "nodes serve a model together by themselves when it fits none of them; see HybridRouter",
     "enable_gpu_redis": "each worker reads and tells its own hardware",
     "setup_local_gpu_monitoring": "each worker reads and tells its own hardware",
     "redis_host": _REDIS,
     "redis_port": _REDIS,
+    "heartbeat_interval": "a sign of life is given every few seconds",
     "register_with_dashboard": "every pool shows itself in Redis under its app_name",
-    "enable_http2": "connections speak HTTP/2 where a server offers it",
+    "enable_http2": "LLM servers speak HTTP/1.1, whose connections are kept and used again",
     "max_workers": "all are handed in at once, and the workers take what they have slots for",
     "use_adaptive": "all are handed in at once, and the workers take what they have slots for",
 }
@@ -88,4 +94,5 @@ def warn_of_replaced(given: Mapping[str, Any], where: str) -> None:
     for name in given:
         if name not in REPLACED:
             raise TypeError(f"{where}() got an unexpected keyword argument {name!r}")
+    for name in given:
         warn_once(f"{where}: {name} has no meaning any more: {REPLACED[name]}")

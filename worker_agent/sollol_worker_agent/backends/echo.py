@@ -22,6 +22,7 @@ from sollol_worker_agent.backends.protocol import (
     Piece,
     Said,
     Timeouts,
+    Traffic,
     Vectors,
 )
 
@@ -82,6 +83,11 @@ class EchoBackend:
     async def slots(self) -> int:
         """The slots of the URL."""
         return self._settings.slots
+
+    @property
+    def traffic(self) -> Traffic:
+        """Nothing goes anywhere."""
+        return Traffic()
 
     async def version(self) -> str:
         """None of its own."""

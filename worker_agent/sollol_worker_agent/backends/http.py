@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 import httpx
 
 from sollol_broker.errors import BackendError, BackendTimeout
-from sollol_worker_agent.backends.protocol import Timeouts
+from sollol_worker_agent.backends.protocol import Timeouts, Traffic
 from sollol_worker_agent.backends.refusals import advice, is_retryable, text_of
 
 # llama-server closes an idle connection after 5 s; we let go first, so that none dies under a request.
@@ -57,6 +57,7 @@ class HttpDoor:
             raise ValueError(f"{url!r} is not an http or https URL such as http://127.0.0.1:11434")
         self.url = url.rstrip("/")
         self.server = server
+        self.traffic = Traffic()
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
@@ -108,7 +109,11 @@ class HttpDoor:
                 retryable=True,
             ) from error
 
-    # LineStream alone calls the following two.
+    # LineStream alone calls the following three.
+
+    def _count(self, *, requests: int = 0, connections: int = 0, again: int = 0) -> None:
+        seen = self.traffic
+        self.traffic = Traffic(seen.requests + requests, seen.connections + connections, seen.again + again)
 
     def _request(
         self, method: str, path: str, body: Mapping[str, Any] | None, connect: float, trace: Trace
@@ -230,10 +235,14 @@ class LineStream:
             except TypeError as error:
                 raise BackendError(f"the request cannot be sent as JSON: {error}", status=400) from error
             try:
-                return await self._door._send(request)
+                response = await self._door._send(request)
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
                 if is_new:
                     raise
+                self._door._count(again=1)
+            else:
+                self._door._count(requests=1, connections=int(is_new))
+                return response
 
     async def _chunk(self) -> bytes | None:
         if self._chunks is None:

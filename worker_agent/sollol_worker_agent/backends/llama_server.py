@@ -28,6 +28,7 @@ from sollol_worker_agent.backends.protocol import (
     Piece,
     Said,
     Timeouts,
+    Traffic,
     Vectors,
 )
 from sollol_worker_agent.backends.resuming import before_blanks, behind, for_the_rest
@@ -84,6 +85,11 @@ class LlamaServerBackend:
     async def slots(self) -> int:
         """How many requests it works on at once (`--parallel`); more wait in the server."""
         return int((await self._props()).get("total_slots") or 0)
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has gone to the server so far."""
+        return self._door.traffic
 
     async def version(self) -> str:
         """The build of llama.cpp."""

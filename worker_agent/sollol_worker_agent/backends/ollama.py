@@ -23,6 +23,7 @@ from sollol_worker_agent.backends.protocol import (
     Piece,
     Said,
     Timeouts,
+    Traffic,
     Vectors,
 )
 from sollol_worker_agent.backends.refusals import message_of
@@ -77,6 +78,11 @@ class OllamaBackend:
     async def slots(self) -> int:
         """Always 0: OLLAMA_NUM_PARALLEL cannot be asked for."""
         return 0
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has gone to the server so far."""
+        return self._door.traffic
 
     async def version(self) -> str:
         """Ollama's release."""

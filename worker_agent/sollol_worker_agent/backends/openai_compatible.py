@@ -29,6 +29,7 @@ from sollol_worker_agent.backends.protocol import (
     Piece,
     Said,
     Timeouts,
+    Traffic,
     Vectors,
 )
 from sollol_worker_agent.backends.resuming import for_the_rest
@@ -69,6 +70,11 @@ class OpenAIBackend:
     async def slots(self) -> int:
         """Always 0: the API has no word for it."""
         return 0
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has gone to the server so far."""
+        return self._door.traffic
 
     async def version(self) -> str:
         """The release, where there is a /version to ask: vLLM and SGLang have one."""

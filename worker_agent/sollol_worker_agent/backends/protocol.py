@@ -119,6 +119,20 @@ class Vectors:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What has gone to a server so far.
+
+    Attributes:
+        requests: that were answered, tries that failed left out. connections: opened for them; the others went over
+            open ones. again: sent a second time, for the open connection turned out to be closed.
+    """
+
+    requests: int = 0
+    connections: int = 0
+    again: int = 0
+
+
 class Backend(Protocol):
     """An LLM server. All methods raise BackendError, and nothing else, when the server fails.
 
@@ -142,6 +156,10 @@ class Backend(Protocol):
 
     async def version(self) -> str:
         """The server's release as it tells it, such as "0.33.0" or "b10068-3f1b2c4"; "" when it does not say."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has gone to the server so far."""
 
     def chat(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> AsyncIterator[Piece | End]:
         """Answer `messages`; yields pieces, then exactly one End."""
