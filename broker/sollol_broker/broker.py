@@ -152,6 +152,7 @@ class ModelOffer:
 
     Attributes:
         context_tokens: that it can take; 0 = not known.
+        price: the factor that the costs contain, since some jobs fail there; what is predicted is without it.
     """
 
     model_key: str
@@ -160,6 +161,7 @@ class ModelOffer:
     output_ms: float
     slowdown: float = 0.0
     context_tokens: int = 0
+    price: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,10 @@ class ClaimRequest:
                     "settled": lane.settled_ms,
                     "cached": dict(lane.cached),
                     "models": [
-                        (m.model_key, m.load_ms, m.prompt_ms, m.output_ms, m.slowdown, m.context_tokens)
+                        (
+                            *(m.model_key, m.load_ms, m.prompt_ms, m.output_ms),
+                            *(m.slowdown, m.context_tokens, m.price),
+                        )
                         for m in lane.models
                     ],
                 }

@@ -9,6 +9,7 @@ import pytest
 from fabric import CHAT_MODEL, Town, town, until, worker
 from fabric_kit import Fabric, fabric_at, ids, node_of
 from sollol import AsyncClient, Client, NoNodeForModel
+from sollol_broker.broker import LaneOffer, ModelOffer
 from sollol_broker.claim_rule import share_of
 from sollol_broker.codec import pack
 from sollol_broker.controls import CORDON, UNCORDON, Controls, changes, draining
@@ -75,6 +76,14 @@ async def test_what_is_predicted_is_free_of_the_price(fabric: Fabric) -> None:
     claimed = await fabric.claim_one("w1", price=2.0)
     assert claimed.predicted_ms == pytest.approx(1_108 / 2, rel=0.01)
     assert float((await fabric.job("j1"))["predicted"]) == pytest.approx(claimed.predicted_ms)
+
+
+async def test_what_is_predicted_is_free_of_the_price_of_failures(fabric: Fabric) -> None:
+    await fabric.worker("w1")
+    await fabric.submit("j1")
+    twice = LaneOffer(1, (ModelOffer("m", 0.0, 2.0, 20.0, price=2.0),))
+    claimed = await fabric.claim_one("w1", lanes=(twice,))
+    assert claimed.predicted_ms == pytest.approx(1_108, rel=0.01)
 
 
 async def test_all_workers_of_the_node_are_told_and_no_others(fabric: Fabric, operations: Operations) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sollol_broker.claim_rule import Offer, Waiting, classes_of, share_of, weigh
 from sollol_broker.errors import BackendError
 from sollol_worker_agent.backends import EchoBackend, ModelInfo
 from sollol_worker_agent.hardware import Hardware
 from sollol_worker_agent.health import HealthState
 from sollol_worker_agent.lane import Lane
+from sollol_worker_agent.pace import Pace
 
 GIB = 1024**3
 
@@ -234,6 +237,42 @@ async def test_a_backend_that_fails_gets_one_job_at_a_time_until_one_works() -> 
     lane.learn("m", job())
     assert (lane.health.state, lane.free, lane.share("m").capacity) == (HealthState.HEALTHY, 3, 4)
     assert 0.3 < lane.pace("m").success_rate < 0.7
+
+
+async def test_a_node_where_jobs_fail_is_dearer() -> None:
+    server = Server(m=1)
+    server.in_memory = {"m"}
+    (lane, clock), (sound, _) = await lane_of(server), await lane_of(server)
+    for turn in range(32):
+        clock.now += 1
+        if turn % 8 == 7:
+            lane.failed("m", BackendError("broken", retryable=True))
+        else:
+            lane.learn("m", job())
+    assert lane.health.state is HealthState.HEALTHY
+    pace = lane.pace("m")
+    sound.learn("m", job())
+    (offer,), (usual,) = lane.offer(1).models, sound.offer(1).models
+    assert pace.price == pytest.approx(1 / pace.success_rate)
+    assert 1.05 < pace.price < 1.3
+    assert (offer.price, usual.price) == (pace.price, 1)
+    assert offer.output_ms == pytest.approx(pace.output_ms * pace.price)
+    assert lane.share("m").output_us == pytest.approx(1300 * offer.output_ms, rel=0.01)  # all slots at work
+    # Twenty such nodes where nothing fails have their say before it.
+    equal = share_of(load_ms=0, prompt_ms=pace.prompt_ms, output_ms=pace.output_ms)
+    here = Offer(0, offer.prompt_ms, offer.output_ms, backlog=0, others=classes_of([equal] * 20))
+    waiting = Waiting(offer=0, position=0, prompt_tokens=100, output_tokens=100, waited_ms=0)
+    bid = weigh(here, waiting)
+    assert not bid.takes
+    assert bid.ratio == pytest.approx(pace.price, rel=0.01)
+    assert weigh(replace(here, backlog=2), waiting).takes
+
+
+def test_a_model_that_always_failed_may_still_try() -> None:
+    pace = Pace()
+    for _ in range(100):
+        pace = pace.failed()
+    assert pace.price == 5
 
 
 async def test_a_backend_that_was_down_is_restored_by_its_second_answer() -> None:

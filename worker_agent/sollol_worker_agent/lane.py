@@ -139,9 +139,9 @@ class Lane:
         if self.health.state is not HealthState.HEALTHY:
             slots = min(slots, 1 if self.health.state is HealthState.PROBING else 0)
         return share_of(
-            load_ms=self._load_ms(model),
-            prompt_ms=pace.prompt_ms,
-            output_ms=pace.output_ms,
+            load_ms=self._load_ms(model) * pace.price,
+            prompt_ms=pace.prompt_ms * pace.price,
+            output_ms=pace.output_ms * pace.price,
             slowdown=pace.slowdown,
             slots=slots,
             context_tokens=info.context_tokens if info else 0,
@@ -314,11 +314,12 @@ class Lane:
         pace = self.pace(name)
         return ModelOffer(
             key_part(name),
-            self._load_ms(name),
-            pace.prompt_ms,
-            pace.output_ms,
+            self._load_ms(name) * pace.price,
+            pace.prompt_ms * pace.price,
+            pace.output_ms * pace.price,
             slowdown=pace.slowdown,
             context_tokens=self.models[name].context_tokens,
+            price=pace.price,
         )
 
     def _load_ms(self, model: str) -> float:

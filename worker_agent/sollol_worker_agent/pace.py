@@ -21,6 +21,8 @@ from .aged import Line, Mean
 _TRUST = 0.2
 # The same for "no job fails": one failure alone should not make a node look hopeless.
 _SUCCESS_TRUST = 4.0
+# Below it, dearer would only mean that the model never gets a chance to do better.
+_LEAST_SUCCESS = 0.2
 # Seconds after which what was learned counts half, and those that are too few to count.
 _HALF_LIFE_SECONDS = 86_400.0
 _AGING_STEP_SECONDS = 60.0
@@ -100,6 +102,11 @@ class Pace:
     def success_rate(self) -> float:
         """Of the last jobs, 0 to 1."""
         return self.success.value(1.0, _SUCCESS_TRUST)
+
+    @property
+    def price(self) -> float:
+        """What an answer costs as a multiple of a try, since tries that fail are made again; 1 to 5."""
+        return 1 / max(_LEAST_SUCCESS, self.success_rate)
 
     @property
     def error(self) -> float:

@@ -142,7 +142,7 @@ local function read_lane(F, lane, worker, free, depth, is_wary, now)
     local m = {key = raw[1], context = raw[6] or 0}
     local waiting = redis.call('ZCARD', queue_key(F, m.key))
     local offer = {load = raw[2], a = raw[3], b = raw[4], slow = raw[5] or 0, busy = lane.busy or 0, settled = lane.settled or INF,
-      waiting = waiting, backlog = waiting, others = {}, key = m.key}
+      waiting = waiting, backlog = waiting, others = {}, key = m.key, price = raw[7] or 1}
     offers[i] = offer
     if waiting > 0 then
       local own = redis.call('HGET', shares_key(F, m.key), worker.id)

@@ -2,15 +2,15 @@
 -- KEYS 1 fabric prefix
 -- ARGV 1 worker 2 node 3 nonce of this call 4 lease ms 5 jobs looked at in all 6 offers, msgpack:
 --        {labels=[…], vram_mib=n, most=n, price=x, lanes=[{free=n, busy=n, settled=ms, cached={affinity: tokens},
---         models=[[model key, load ms, a ms, b ms, slowdown, context tokens], …]}, …]}
+--         models=[[model key, load ms, a ms, b ms, slowdown, context tokens, price], …]}, …]}
 --        a lane is one LLM server; free = jobs it could start now; most = jobs the worker could start in all.
---        All lanes are named, full ones too. A worker's claims must not overlap. price = the factor that the costs contain
---        by an operator's wish.
+--        All lanes are named, full ones too. A worker's claims must not overlap. price = the factors that the costs
+--        contain, of a worker by its operator's wish, of a model for its failures; what is predicted is without them.
 -- returns {'ok', [[id, fence, nonce, attempt, waited ms, ms until deadline or -1, blobs 0.., envelope, predicted ms,
 --          reference ms, hedge 0|1, alone 0|1, task, affinity], …], ms after which to look again or -1}
 --       | {'unknown'}: the worker's advert has run out; advertise, then try again
 -- Makes the job this worker's; returns its reply row, or nil when it turned out to be no one's to take.
-local function take(F, job, worker, nonce, lease_ms, why, now)
+local function take(F, job, worker, price, nonce, lease_ms, why, now)
   local key, bid = job_key(F, job.id), job.bid
   redis.call('ZREM', queue_key(F, job.model), job.member)
   local h = redis.call('HMGET', key, 'state', 'blobs', 'stream', 'inbox', 'deadline', 'attempt', 'submitted', 'task', 'fair', 'hedge')
@@ -20,7 +20,7 @@ local function take(F, job, worker, nonce, lease_ms, why, now)
     left = tonumber(h[5]) - now
     if left <= 0 then end_job(F, job.id, 'expired', '', now) return nil end
   end
-  local fence, own = string.format('%d', redis.call('HINCRBY', key, 'top', 1)), bid.own / (worker.offer.price or 1)
+  local fence, own = string.format('%d', redis.call('HINCRBY', key, 'top', 1)), bid.own / price
   local attempt = tonumber(h[6] or 0) + 1
   redis.call('HSET', key, 'state', 'running', 'fence', fence, 'nonce', nonce, 'worker', worker.id, 'node', worker.node,
     'node_key', worker.node_key, 'claimed', ms(now), 'attempt', attempt, 'seq', '0',
@@ -97,7 +97,7 @@ local function pick_jobs(F, lane, worker, claim, free, is_wary, now)
     local why = string.format('%.0f|%.0f|%.3f|%.0f|%.0f|%.0f|%.0f', bid.own, bid.reference, math.min(bid.ratio, 1e6), bid.capacity,
       offer.backlog, job.position, #jobs)
     if not (job.alone and worker.busy > 0) then
-      local row = take(F, job, worker, claim.nonce, claim.lease_ms, why, now)
+      local row = take(F, job, worker, (worker.offer.price or 1) * offer.price, claim.nonce, claim.lease_ms, why, now)
       if row then
         claim.rows[#claim.rows + 1] = row
         free, claim.most, worker.busy = free - 1, claim.most - 1, worker.busy + 1
