@@ -7,6 +7,7 @@ starts a fabric of its own on this machine.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from sollol_client import Answer, Client
 from .either_way import call_in_thread, plainly_or_awaited, warn_once
 from .local.fabric import LocalFabric
 from .routing_dict import with_routing
+
+log = logging.getLogger(__name__)
 
 # The coordinator tells whether a group can be formed for a model within some seconds of its start.
 _SETTLE_SECONDS = 20.0
@@ -45,7 +48,8 @@ class HybridRouter:
     Args:
         ollama_pool: an `OllamaPool`; its fabric is used. None = that of $SOLLOL_REDIS_URL, or one of its own.
         enable_distributed: whether groups may be formed, in a fabric of its own.
-        auto_setup_rpc: start `num_rpc_backends` workers besides, in a fabric of its own, that lend memory to groups.
+        auto_setup_rpc: start `num_rpc_backends` workers besides, in a fabric of its own, that lend memory to groups;
+            not where there are GPUs: one worker has them all, and main memory for what they cannot hold.
         memory_mib: main memory that each of these workers may use; None = an even share of what is free now.
         models_dir: GGUF files of which groups may be formed, besides those in Ollama's store.
 
@@ -156,6 +160,9 @@ class HybridRouter:
         """1. a fabric that is there, 2. the pool's, where a coordinator may be missing, 3. one of our own."""
         if os.environ.get("SOLLOL_REDIS_URL"):
             return Client(app=_APP)  # 1
+        if self._lenders and _has_gpus():
+            log.info("this machine's GPUs stay with one worker: no others are started beside it")
+            self._lenders = 0
         url = str(self._pool.url) if self._pool is not None else None  # 2, 3
         if url is None or self._is_distributed:
             fabric = LocalFabric(
@@ -200,6 +207,14 @@ class HybridRouter:
         is_grouped = _is_from_group(client, answer, canonical_model(model))
         self._grouped += is_grouped
         return with_routing(answer, mode="rpc" if is_grouped else "fabric")
+
+
+def _has_gpus() -> bool:
+    from sollol_worker_agent.hardware import (
+        HardwareReader,
+    )  # here, since a client of a fabric does without it
+
+    return any(gpu.memory_total_mib for gpu in HardwareReader().read().gpus)
 
 
 def _is_from_group(client: Client, answer: Answer, model: str) -> bool:

@@ -193,7 +193,7 @@ def _excluded(machine: Machine) -> str:
     if machine.is_busy:
         return "busy: it runs jobs or belongs to a group"
     if not machine.llama_build:
-        return "it has no llama.cpp: run `sollol setup-llama-cpp --all` there"
+        return "it has no llama.cpp: run `sollol setup-llama-cpp --build` there"
     return ""
 
 

@@ -96,6 +96,26 @@ async def test_two_servers_and_the_split_of_a_model(
     assert busy["endpoints"][0]["state"] == "busy"
 
 
+async def test_a_model_is_found_by_its_name_in_ollamas_store(
+    servers: list[RpcServer], smollm2_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = "ab" * 32
+    manifest = tmp_path / "manifests/registry.ollama.ai/library/smollm2/135m"
+    manifest.parent.mkdir(parents=True)
+    layer = {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}"}
+    manifest.write_text(json.dumps({"layers": [layer]}))
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / f"blobs/sha256-{digest}").symlink_to(smollm2_path)
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    endpoint = f"127.0.0.1:{servers[0].port}"
+
+    code, told = await doctor(endpoint, "--model", "smollm2:135m")
+    unknown_code, unknown = await doctor(endpoint, "--model", "nothing")
+
+    assert (code, [row["layers"] for row in told["split"]]) == (0, [31])
+    assert (unknown_code, severities(unknown)["rpc.model"]) == (2, {"error"})
+
+
 async def test_where_nothing_or_something_else_listens(redis_url: str) -> None:
     async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as other:
         port = other.sockets[0].getsockname()[1]

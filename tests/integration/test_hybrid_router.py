@@ -117,6 +117,17 @@ def test_without_a_fabric_it_starts_one_and_a_group_answers(bare: Path) -> None:
     assert not left, "nothing of it is left"
 
 
+async def test_gpus_stay_with_one_worker(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sollol.hybrid_router._has_gpus", lambda: True)
+    router = HybridRouter(auto_setup_rpc=True, num_rpc_backends=3)
+    try:
+        stats = await asyncio.to_thread(router.get_stats)
+    finally:
+        await asyncio.to_thread(router.close)
+
+    assert len(stats["nodes"]) == 1
+
+
 async def test_it_starts_in_the_background(bare: Path) -> None:
     router = HybridRouter(enable_distributed=False)
     try:

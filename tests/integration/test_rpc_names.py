@@ -22,6 +22,7 @@ from sollol.rpc_discovery import auto_discover_rpc_backends, check_rpc_server, d
 from sollol.rpc_registry import RPCBackendRegistry
 from sollol_broker.child import free_port
 from sollol_broker.errors import BackendError, InvalidJob
+from sollol_worker_agent.llama_binaries import find_rpc_server
 from waiting import wait_until
 
 _DIGEST = "ab" * 32
@@ -78,6 +79,19 @@ def test_a_network_is_searched_only_when_it_is_named(backends: list[dict[str, An
 
     assert discover_rpc_backends(cidr="127.0.0.0/29", port=port) == [{"host": "127.0.0.1", "port": port}]
     assert discover_rpc_backends(port=port) == [{"host": "127.0.0.1", "port": port}]
+
+
+def test_programs_of_a_folder_are_taken(tmp_path: Path) -> None:
+    programs = tmp_path / "build/bin"
+    programs.mkdir(parents=True)
+    (programs / "rpc-server").symlink_to(find_rpc_server().path)
+    try:
+        (backend,) = auto_setup_rpc_backends(num_backends=1, llama_dir=str(tmp_path))
+        assert check_rpc_server(**backend)
+        with pytest.raises(BackendError, match="setup-llama-cpp --build --source"):
+            auto_setup_rpc_backends(num_backends=2, llama_dir=str(tmp_path / "nothing"))
+    finally:
+        stop_rpc_backends()
 
 
 async def test_all_of_it_works_inside_a_coroutine() -> None:
