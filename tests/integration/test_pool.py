@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from fabric import worker
-from pool_kit import HI, SAID, address, name, ollamas
+from pool_kit import HI, MODELS, SAID, address, name, ollamas
 from sollol import AsyncClient, Client, NoNodeForModel, OllamaPool, Priority, QueueFull
 from sollol_broker.errors import ClientClosed, InvalidJob
 from sollol_worker_agent.doubles import OllamaDouble
@@ -337,3 +337,72 @@ def test_connections_to_a_server_are_used_again(pool: OllamaPool, two: list[Olla
 def _http(pool: OllamaPool) -> dict[str, int]:
     told = [host["http"] for host in pool.get_stats()["hosts"].values()]
     return {name: sum(each[name] for each in told) for name in ("requests", "connections")}
+
+
+async def test_an_urgent_request_overtakes_those_that_wait(two: list[OllamaDouble]) -> None:
+    order: list[int] = []
+
+    async def ask(pool: OllamaPool, priority: int) -> None:
+        await pool.chat_async("tiny", HI, priority=priority)
+        order.append(priority)
+
+    async with OllamaPool(nodes=[address(two[0])]) as pool, AsyncClient(pool.url) as client:
+
+        async def in_line() -> int:
+            return sum(queue.waiting for queue in await client.queues())
+
+        async def are_in_line(count: int) -> None:
+            async def are() -> bool:
+                return await in_line() == count
+
+            await wait_until(are, timeout=10, what=f"{count} requests in line")
+
+        blocking = pool.chat("endless", HI, stream=True)
+        await wait_until(lambda: two[0].seen.generating, timeout=10, what="the node to be busy")
+        asked = [asyncio.create_task(ask(pool, Priority.BATCH)) for _ in range(10)]
+        await are_in_line(10)
+        asked.append(asyncio.create_task(ask(pool, Priority.CRITICAL)))
+        await are_in_line(11)
+        blocking.close()
+        await asyncio.gather(*asked)
+    assert order[0] == Priority.CRITICAL
+
+
+async def test_a_node_that_dies_loses_no_request() -> None:
+    with ollamas(1) as (lasting,):
+        async with (
+            OllamaDouble(models=MODELS) as dying,
+            OllamaPool(nodes=[address(lasting), address(dying)]) as pool,
+        ):
+            dying.tokens_may_flow.clear()
+            calls = [asyncio.ensure_future(pool.chat("tiny", HI)) for _ in range(40)]
+            await wait_until(lambda: dying.seen.generating, timeout=10, what="a job on the node that dies")
+            await dying.stop()
+            answers = await asyncio.gather(*calls)
+            assert {each["message"]["content"] for each in answers} == {SAID}
+            assert {each["_sollol_routing"]["host"] for each in answers} == {name(lasting)}
+            assert pool.get_stats()["failed_requests"] == 0
+
+
+async def test_whoever_still_waits_when_the_pool_stops_is_told(two: list[OllamaDouble]) -> None:
+    pool = await OllamaPool(nodes=[address(two[0])])
+    call = asyncio.ensure_future(pool.chat("endless", HI))
+    await wait_until(lambda: two[0].seen.generating, timeout=10, what="the job to run")
+    await asyncio.to_thread(pool.stop)
+    with pytest.raises(ClientClosed):
+        await call
+    await _all_idle(two)
+
+
+def test_a_forked_child_asks_and_leaves_the_fabric_to_its_parent(two: list[OllamaDouble]) -> None:
+    script = (
+        "import os, sys\nfrom sollol import OllamaPool\n"
+        f"pool = OllamaPool(nodes=[{name(two[0])!r}])\n"
+        "child = os.fork()\n"
+        "if not child:\n    print(pool.chat('tiny', 'hi')['done'], flush=True)\n    pool.stop()\n    sys.exit()\n"
+        "print(os.waitpid(child, 0)[1], pool.chat('tiny', 'hi')['done'])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (run.stdout.split(), run.stderr) == (["True", "0", "True"], "")

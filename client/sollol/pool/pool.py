@@ -381,8 +381,11 @@ class OllamaPool:
     def _found(self) -> tuple[NodeAddress, ...]:
         from ..discovery import discover_ollama_nodes
 
-        # Where nothing answers yet, Ollama may be started later; until then calls say what is wrong.
-        return node_addresses(discover_ollama_nodes(**self._look)) or (NodeAddress("127.0.0.1"),)
+        found = node_addresses(discover_ollama_nodes(**self._look))
+        if found or self._look["exclude_localhost"]:
+            return found
+        # Ollama may be started later; until then calls say what is wrong.
+        return (NodeAddress("127.0.0.1"),)
 
     def _warmed(
         self, models: Sequence[str], node: Mapping[str, Any] | str | None, *, parallel: bool = True
