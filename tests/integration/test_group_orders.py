@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from sollol_broker.broker import Broker
 from sollol_broker.codec import pack
@@ -28,6 +29,7 @@ from sollol_worker_agent.backends import EchoBackend, LlamaServerBackend
 from sollol_worker_agent.config import WorkerConfig
 from sollol_worker_agent.model_files import ModelFiles
 from sollol_worker_agent.rpc.desk import GroupSettings
+from sollol_worker_agent.rpc.identity import Identity, new_identity
 from waiting import wait_until
 
 _GROUP = "g1"
@@ -179,6 +181,32 @@ async def test_two_nodes_serve_a_model_together(nodes: Nodes, toy_llama_server: 
         assert await _says(nodes.url, "big") == await _says(nodes.url, "toy")
     finally:
         await alone.stop(drain_seconds=0)
+
+
+async def test_a_groups_keys_stay_with_their_processes(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates go through Redis; their keys go nowhere, and neither is in a command line or an environment."""
+    made: list[Identity] = []
+
+    def note(name: str) -> Identity:
+        made.append(new_identity(name))
+        return made[-1]
+
+    monkeypatch.setattr("sollol_worker_agent.rpc.part.new_identity", note)
+    await nodes.leader.broker.link.call("CONFIG", "SET", "rdbcompression", "no")  # DUMP shows text as it is
+    await nodes.form()
+    assert await _says(nodes.url, "big", 3)
+    assert len(made) == 2
+    with redis.Redis.from_url(nodes.url) as raw:
+        lying = b"".join(raw.dump(key) or b"" for key in raw.scan_iter(count=1000))
+    # The first line of the body: of a key it holds half of the secret.
+    assert all(each.certificate.splitlines()[1].encode() in lying for each in made)
+    assert not any(each.key.splitlines()[1].encode() in lying for each in made)
+    assert b"PRIVATE KEY" not in lying
+    children = _children()
+    assert children
+    for child in children:
+        told = " ".join((*child.cmdline(), *child.environ().values()))
+        assert not any(each.key.splitlines()[1] in told for each in made)
 
 
 async def test_a_reserved_node_runs_nothing_else_until_the_end(nodes: Nodes) -> None:

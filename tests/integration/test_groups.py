@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from group_fleet import OPTIONS, QUESTION, RAM_MIB, Fleet, is_formable, parts, ready, text_of
 from sollol import Client
@@ -45,6 +48,10 @@ async def test_a_group_forms_answers_and_is_dissolved(fleet: Fleet, client: Clie
     for node, _ in group.parts[1:]:
         reported = sum(mib for name, mib in group.report.items() if name.startswith(f"{node} "))
         assert planned[node] == pytest.approx(reported, rel=0.1)
+    jobs = _control_jobs(fleet.url)
+    assert group.id in jobs, "the search finds nothing where there is something"
+    assert QUESTION not in jobs
+    assert "PRIVATE KEY" not in jobs
     # A machine that has it alone says the same.
     assert text == await _text_alone(fleet, client)
     await wait_until(lambda: not client.groups(), timeout=60, what="the idle group is dissolved")
@@ -168,6 +175,18 @@ async def test_those_who_wait_see_how_far_it_is(fleet: Fleet, client: Client) ->
 
     assert any(re.match(r"forming group g-[0-9a-f]{6}: reserving a, b, c", note) for note in seen), seen
     assert any("loading big" in note for note in seen), seen
+
+
+def _control_jobs(url: str) -> str:
+    """All that lies in RQ's hashes of jobs and their results; RQ compresses some of it."""
+    found = []
+    with redis.Redis.from_url(url) as raw:
+        for key in raw.scan_iter("*:rq:job:*"):
+            for value in raw.hgetall(key).values():
+                with contextlib.suppress(zlib.error):
+                    found.append(zlib.decompress(value).decode(errors="replace"))
+                found.append(value.decode(errors="replace"))
+    return "\n".join(found)
 
 
 async def _text_alone(fleet: Fleet, client: Client) -> str:

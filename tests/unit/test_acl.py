@@ -9,6 +9,7 @@ import pytest
 
 import sollol_broker
 import sollol_client
+import sollol_coordinator
 import sollol_worker_agent
 from sollol_broker.acl import FAMILIES, Role, commands, patterns, user
 from sollol_broker.errors import InvalidJob
@@ -40,6 +41,9 @@ def test_every_key_lies_in_its_familys_pattern() -> None:
         (Role.CLIENT, sollol_broker),
         (Role.WORKER, sollol_worker_agent),
         (Role.WORKER, sollol_broker),
+        (Role.GATEWAY, sollol_client),
+        (Role.COORDINATOR, sollol_coordinator),
+        (Role.COORDINATOR, sollol_broker),
     ],
 )
 def test_every_command_that_a_room_sends_is_a_right(role: Role, room: object) -> None:
