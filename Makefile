@@ -30,8 +30,8 @@ demo: .venv/.demo-stamp ## install, then show SOLLOL at work: a broker, workers 
 	@exec $(BIN)/sollol demo
 
 .PHONY: test
-test: lint .venv/.test-packages-stamp ## lint, then the unit, integration, model and fault tests
-	@set -e; for part in unit integration model fault; do \
+test: lint .venv/.test-packages-stamp ## lint, then the unit, integration, conformance, model and fault tests
+	@set -e; for part in unit integration conformance model fault; do \
 	  $(say) "tests/$$part"; \
 	  $(BIN)/python -m pytest -q "tests/$$part"; \
 	done

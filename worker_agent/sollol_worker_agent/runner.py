@@ -189,6 +189,7 @@ class Runner:
             f"models that do: {', '.join(able) or 'none'}",
             status=400,
             retryable=elsewhere,
+            said="" if kind is JobKind.EMBED else f'"{model}" does not support {kind}',
         )
 
     async def _request(self) -> Mapping[str, Any]:

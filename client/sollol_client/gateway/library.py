@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -86,7 +87,10 @@ class Library:
         return Response(status_code=200)
 
     async def blobs(self, http: HttpRequest) -> Response:
-        """HEAD, POST /api/blobs/…: files are not sent through Redis."""
+        """HEAD, POST /api/blobs/…: none is ever there, since files are not sent through Redis."""
+        if http.method == "HEAD":
+            is_digest = re.fullmatch(r"sha256[:-][0-9a-f]{64}", http.path_params["digest"])
+            return json_reply({}, 404 if is_digest else 400)
         raise Refused(
             501,
             "files of models do not travel through the fabric: run `ollama create` on the node itself, or create the "

@@ -188,7 +188,13 @@ def _check_images(images: object, where: str) -> None:
             base64.b64decode(image, validate=True)
         except (binascii.Error, ValueError):
             told = f"json: cannot unmarshal string into {where}.images.{number} of type api.ImageData"
-            raise Refused(400, f"{told}: illegal base64 data") from None
+            raise Refused(400, f"{told}: illegal base64 data at input byte {_odd_byte(image)}") from None
+
+
+def _odd_byte(text: str) -> int:
+    """Where text stops being base64."""
+    found = re.match(r"[A-Za-z0-9+/]*", text)
+    return found.end() if found else 0
 
 
 def _check(value: object, struct: str, name: str, wanted: str) -> None:
