@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +108,53 @@ def test_older_sources_call_the_rpc_server_otherwise(setup: Setup) -> None:
     assert built.returncode == 0, built.stderr
     assert find_rpc_server().path.name == "ggml-rpc-server"
     assert find_rpc_server().path.is_relative_to(setup.builds)
+
+
+def test_a_release_is_cloned_and_built(setup: Setup) -> None:
+    tree = setup.tree()
+    git = [
+        "git",
+        "-C",
+        str(tree),
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@t",
+        "-c",
+        "init.defaultBranch=main",
+    ]
+    for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "all"), ("tag", "b1")):
+        subprocess.run([*git, *words], check=True)
+    # Git itself is told that its host is that folder.
+    elsewhere = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{tree}.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://github.com/ggml-org/llama.cpp",
+    }
+
+    cloned = setup.run("--clone", "--git-ref", "b1", **elsewhere)
+    missing = setup.run("--clone", "--git-ref", "b2", **elsewhere)
+    built = setup.run("--build", "--git-ref", "b1")
+
+    assert cloned.returncode == 0, cloned.stderr
+    assert (setup.builds / "source/git-b1/CMakeLists.txt").is_file()
+    assert missing.returncode == 1
+    assert "Leave --git-ref out" in missing.stderr
+    assert built.returncode == 0, built.stderr
+    assert find_llama_server().build().startswith("git b1 (sha256:")
+
+
+def test_an_archive_that_is_not_the_known_one_is_refused(setup: Setup) -> None:
+    with tarfile.open(setup.home / "llama_cpp_python-0.3.36.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("llama_cpp_python-0.3.36/vendor/llama.cpp/CMakeLists.txt"), io.BytesIO())
+
+    cloned = setup.run(
+        "--clone", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(setup.home), PIP_CONFIG_FILE=os.devnull
+    )
+
+    assert cloned.returncode == 1
+    assert "DO NOT MATCH THE HASHES" in cloned.stderr
+    assert list((setup.builds / "source").iterdir()) == [setup.builds / "source/fetch.log"]
 
 
 def test_a_build_for_another_processor_is_not_used(setup: Setup) -> None:
