@@ -36,6 +36,10 @@ test: lint .venv/.test-packages-stamp ## lint, then the unit, integration, confo
 	  $(BIN)/python -m pytest -q "tests/$$part"; \
 	done
 
+.PHONY: conformance
+conformance: .venv/.conformance-stamp ## other people's clients and frameworks against the gateway and a real llama-server
+	@exec $(BIN)/python -m pytest -q tests/conformance tests/frameworks
+
 .PHONY: storm
 storm: .venv/.dev-stamp ## the long storms: 10 times 2,000 jobs and 200 kills and freezes; prints a table (20 minutes)
 	@$(say) "the functions in 1,000 times 40 calls of any order" && \
@@ -79,6 +83,10 @@ clean: ## remove .venv and all caches
 	$(check-redis)
 	$(call install,dev)
 	$(install-models)
+	@touch $@
+
+.venv/.conformance-stamp: .venv/.dev-stamp
+	$(call install,conformance)
 	@touch $@
 
 .venv/.bench-stamp: .venv/.dev-stamp

@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from sollol_broker.errors import SollolError
 
 from ..aio import AsyncClient
+from .anthropic import Anthropic
 from .caller import caller_of
 from .config import GatewayConfig
 from .doorkeeper import Doorkeeper
@@ -24,6 +25,7 @@ from .library import Library
 from .metrics import Metrics
 from .ollama import Ollama
 from .ollama_lists import OllamaLists
+from .openai import OpenAI
 from .refusals import quota_headers, refusal_of
 from .replies import json_reply
 from .service import Service
@@ -50,6 +52,8 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
             *OllamaLists(serving).routes(),
             *Library(serving).routes(),
             *Jobs(serving, webhooks).routes(),
+            *OpenAI(serving).routes(),
+            *Anthropic(serving).routes(),
             *Service(serving, metrics).routes(),
         ],
         middleware=[

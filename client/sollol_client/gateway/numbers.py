@@ -12,9 +12,10 @@ from .refusals import Refused
 
 _INT = 2**31 - 1
 
+_MOST_TOKENS = ("num_predict", "n_predict", "max_tokens", "max_completion_tokens", "max_output_tokens")
 # Least and most of what is known, among the options and beside them; what is not here goes out as it is.
 _RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("num_predict", "n_predict", "max_tokens", "max_completion_tokens"), (-2, _INT)),
+    **dict.fromkeys(_MOST_TOKENS, (-2, _INT)),
     **dict.fromkeys(
         ("num_keep", "n_keep", "repeat_last_n", "penalty_last_n", "dry_penalty_last_n"), (-1, _INT)
     ),

@@ -1,7 +1,8 @@
-"""How each API writes an error. Pure."""
+"""How each API writes an error. Pure but for random ids."""
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from .refusals import Refusal
@@ -15,7 +16,8 @@ def error_body(path: str, refusal: Refusal) -> dict[str, Any]:
     """An error in the shape of the API that a path belongs to."""
     if path.startswith("/v1/messages"):
         kind = _ANTHROPIC_TYPES.get(refusal.status, "api_error")
-        return {"type": "error", "error": {"type": kind, "message": refusal.text}}
+        error = {"type": kind, "message": refusal.text}
+        return {"type": "error", "error": error, "request_id": f"req_{secrets.token_hex(12)}"}
     if path.startswith("/v1/"):
         kind = _OPENAI_TYPES.get(refusal.status, "api_error")
         told = {"message": refusal.text, "type": kind, "param": refusal.field or None}
