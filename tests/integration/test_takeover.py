@@ -489,6 +489,31 @@ async def test_a_node_that_hands_back_in_mid_answer(redis_url: str, client: Asyn
     assert (view.releases, view.errors, view.crashes) == (1, 0, 0)
 
 
+async def test_a_node_that_hands_back_keeps_even_a_short_answer_that_nobody_reads(
+    redis_url: str, client: AsyncClient
+) -> None:
+    async with (
+        OllamaDouble([CLOSED]) as first,
+        OllamaDouble([OPEN]) as second,
+        worker(redis_url, first.url, node="first") as leaving,
+    ):
+        first.tokens_may_flow.clear()
+        job = client.submit(chat="hi", model="tiny")
+        await let_tokens_flow(first, 4)
+        (running,) = leaving._puller.running.values()
+        await wait_until(
+            lambda: running.runner is not None and running.runner.text_so_far == BEGUN,
+            timeout=5,
+            what="the text is with the worker",
+        )
+        assert await events_of(redis_url, job.id) == []
+        async with worker(redis_url, second.url, node="second"):
+            await leaving.stop(drain_seconds=0)
+            answer = await job
+    assert answer.text == FOX
+    assert answer.routing.seams == (Seam(2, "second", len(BEGUN), "continued"),)
+
+
 async def test_a_model_that_thinks_before_it_goes_on_is_made_to_say_it_again(
     redis_url: str, client: AsyncClient
 ) -> None:

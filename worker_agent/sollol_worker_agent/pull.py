@@ -43,6 +43,7 @@ class Running:
     """A job in one of our slots.
 
     Attributes:
+        runner: what runs it, once it does.
         asked_at: monotonic time when its claim was sent; its lease began no sooner.
         alone: nothing may run beside it.
     """
@@ -52,6 +53,7 @@ class Running:
     asked_at: float
     alone: bool = False
     task: asyncio.Task[None] | None = None
+    runner: Runner | None = None
     called_off: bool = False
     # Its answer is on the way: cutting that off would lose the jobs that the same call claims.
     delivering: bool = False
@@ -246,6 +248,7 @@ class Puller:
             timeouts=self.config.timeouts,
             on_lost=lambda: self.call_off(running.lease.job_id, running.lease.fence),
         )
+        running.runner = runner
         try:
             answered = await runner.run()
         except asyncio.CancelledError:
@@ -333,6 +336,8 @@ class Puller:
             log.warning("job %s: it could not be ended at its deadline: %s", lease.job_id, error)
 
     async def _hand_back(self, running: Running) -> None:
+        if running.runner is not None and not running.called_off:
+            await running.runner.keep_what_was_said()
         self.call_off(running.lease.job_id)
         if running.task is not None:
             await _ended(running.task)

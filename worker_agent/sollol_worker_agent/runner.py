@@ -113,9 +113,9 @@ class Runner:
         except BackendError as error:
             if error.status is not None and (better := await self._wrong_kind()) is not None:
                 raise better from error
-            error.partial = self._text_so_far() or error.partial
+            error.partial = self.text_so_far or error.partial
             if error.retryable:
-                await self._keep_what_was_said()
+                await self.keep_what_was_said()
             raise
         finally:
             if self._emitter is not None:
@@ -130,14 +130,16 @@ class Runner:
         is_rest = self._takeover is not None and self._takeover.how in ("continued", "complete")
         return Answered(data, self._envelope.model, whole, fields, is_rest)
 
-    def _text_so_far(self) -> str:
+    @property
+    def text_so_far(self) -> str:
         """Of this attempt, or else of those before it."""
         before = self._takeover.so_far.said.text if self._takeover is not None else ""
         return self._collector.text or before
 
-    async def _keep_what_was_said(self) -> None:
-        """The next attempt goes on with it."""
-        if self._emitter is not None:
+    async def keep_what_was_said(self) -> None:
+        """Write it down, for this attempt gives up and the next one goes on with it."""
+        # A second copy that speaks would stop the first one, which runs on.
+        if self._emitter is not None and not self._claimed.is_hedge:
             with contextlib.suppress(SollolError, TimeoutError):
                 async with asyncio.timeout(_LAST_PIECE_SECONDS):
                     await self._emitter.flush()
@@ -169,7 +171,7 @@ class Runner:
             f"{self._lane.backend.url} was not done after {total:g} s; give the job a longer timeout, or raise "
             "the total timeout of the worker",
             phase="total",
-            partial=self._text_so_far(),
+            partial=self.text_so_far,
         )
 
     async def _wrong_kind(self) -> BackendError | None:
