@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import redis
 
@@ -254,6 +255,21 @@ def test_sigterm_ends_a_blocking_service_in_order(ollama: OllamaDouble) -> None:
         os.kill(process.pid, signal.SIGTERM)
         _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (0, "")
+
+
+@pytest.mark.parametrize("end", ["pass", "import atexit; atexit.register(service.stop)"])
+def test_a_service_that_nobody_stops_leaves_nothing(ollama: OllamaDouble, end: str) -> None:
+    script = (
+        "import psutil\nfrom sollol import SOLLOL, SOLLOLConfig\n"
+        f"service = SOLLOL(SOLLOLConfig(hosts=[{name(ollama)!r}], gateway_port=0, metrics_port=0))\n"
+        "service.start()\nprint(*(each.pid for each in psutil.Process().children()))\n" + end
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert len(run.stdout.split()) == 2
+    assert not any(psutil.pid_exists(int(pid)) for pid in run.stdout.split())
 
 
 async def test_the_http_client(gateway: SOLLOL) -> None:

@@ -105,8 +105,10 @@ class EmbeddedFabric:
     def _stop(self) -> None:
         portal, self._portal = self._portal, None
         if portal is not None:
-            with contextlib.suppress(SollolError):
+            try:
                 portal.run(self._leave())
+            except (SollolError, RuntimeError):  # as the interpreter ends, for instance, when no thread can be started
+                portal.run(_cancel_all())
             portal.close()
         self._broker.stop()
 
