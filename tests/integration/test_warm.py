@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from fabric import worker
+from gateway_kit import gateway
 from pool_kit import HI, MODELS, address, name, ollamas
 from sollol import AsyncClient, InvalidJob, NoNodeForModel, OllamaPool
 from sollol.cli.app import app
@@ -18,6 +19,10 @@ from waiting import wait_until
 
 def _in_memory(server: OllamaDouble) -> set[str]:
     return {runner.model.full_name for runner in server.scheduler.runners.values()}
+
+
+async def _is_told(client: AsyncClient, model: str, node: str) -> bool:
+    return any(node in each.loaded_on for each in await client.models() if each.name == model)
 
 
 async def test_a_model_is_loaded_where_its_next_job_runs(redis_url: str) -> None:
@@ -40,12 +45,11 @@ async def test_a_model_is_loaded_where_its_next_job_runs(redis_url: str) -> None
                 None,
             )
             assert (await client.submit(chat="hi", model="tiny")).routing.node == where
-
-            async def is_told() -> bool:
-                (model,) = [each for each in await client.models() if each.name == "tiny"]
-                return model.loaded_on == (where,)
-
-            await wait_until(is_told, timeout=10, what="the fabric to know where the model is")
+            await wait_until(
+                lambda: _is_told(client, "tiny", where),
+                timeout=10,
+                what="the fabric to know where the model is",
+            )
 
 
 async def test_a_model_is_loaded_on_the_node_that_is_named(redis_url: str) -> None:
@@ -119,3 +123,34 @@ def test_a_pool_warms_models(caplog: pytest.LogCaptureFixture) -> None:
         assert pool.warm_models(["tiny"], parallel=False) == {"tiny": True}
         assert pool.get_stats()["total_requests"] == 1
         assert name(one) in pool.get_stats()["hosts"]
+
+
+async def test_the_gateway_loads_without_making_a_model_talk(redis_url: str, toy_llama_server: str) -> None:
+    async with (
+        OllamaDouble(models=MODELS) as server,
+        worker(redis_url, server.url, toy_llama_server),
+        gateway(redis_url) as http,
+    ):
+        for model, path, body in (
+            ("toy", "/api/generate", {}),
+            ("toy", "/api/chat", {"messages": []}),
+            ("tiny", "/api/generate", {"keep_alive": "10m", "options": {"num_ctx": 2048}, "priority": 9}),
+        ):
+            answer = await http.post(path, json={"model": model, **body})
+            assert (answer.json()["done_reason"], answer.headers["x-sollol-node"]) == ("load", "n1")
+        assert server.seen.requests[-1][1] == {
+            "model": "tiny:latest",
+            "stream": False,
+            "keep_alive": "10m",
+            "options": {"num_ctx": 2048},
+        }
+        async with AsyncClient(redis_url) as client:
+            await wait_until(
+                lambda: _is_told(client, "tiny", "n1"), timeout=10, what="the fabric to know of it"
+            )
+        for model in ("tiny", "toy"):
+            answer = await http.post("/api/generate", json={"model": model, "keep_alive": 0})
+            assert answer.json()["done_reason"] == "unload"
+        assert not server.scheduler.runners
+        refused = await http.post("/api/jobs", json={"model": "tiny", "warm": True})
+        assert refused.status_code == 400

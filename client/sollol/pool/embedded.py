@@ -107,7 +107,10 @@ class EmbeddedFabric:
         if portal is not None:
             try:
                 portal.run(self._leave())
-            except (SollolError, RuntimeError):  # as the interpreter ends, for instance, when no thread can be started
+            except (
+                SollolError,
+                RuntimeError,
+            ):  # as the interpreter ends, for instance, when no thread can be started
                 portal.run(_cancel_all())
             portal.close()
         self._broker.stop()

@@ -154,7 +154,7 @@ def job_asked(fields: object) -> tuple[Asked, str | None]:
     """
     if not isinstance(fields, dict):
         raise InvalidJob("an object is needed", field="body")
-    kinds = [kind for kind in JobKind if fields.get(kind.value) is not None]
+    kinds = [kind for kind in _BODY if fields.get(kind.value) is not None]
     if len(kinds) != 1:
         raise InvalidJob("exactly one of chat, generate and embed is needed", field="chat")
     model, webhook = fields.get("model"), fields.get("webhook")

@@ -8,8 +8,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sollol_broker.words import JobKind
+
 from ..answer import Answer
-from .asked import Asked
+from .asked import FIELDS, Asked
 from .body import parsed, read_body
 from .ollama_checks import is_unload
 from .ollama_wire import (
@@ -24,6 +26,9 @@ from .ollama_wire import (
 from .refusals import Refused, UnknownModel
 from .replies import json_reply, stream_reply
 from .serving import Serving
+
+# What counts when a model is only loaded, beside what is wished of the fabric.
+_LOADED_WITH = (*FIELDS, "keep_alive", "options")
 
 
 class Ollama:
@@ -82,7 +87,9 @@ class Ollama:
     async def _touch(self, http: HttpRequest, asked: Asked, lines: OllamaLines) -> Response:
         """Load a model, on the node that would take its next job, or unload it wherever it is in memory."""
         if not is_unload(asked.payload.get("keep_alive")):
-            async with await self._serving.run(http, replace(asked, stream=False)) as running:
+            wanted = {name: asked.payload[name] for name in _LOADED_WITH if name in asked.payload}
+            warm = replace(asked, kind=JobKind.WARM, payload={**wanted, "warm": True}, stream=False)
+            async with await self._serving.run(http, warm) as running:
                 await running.answer()
             return json_reply(lines.touched("load"), headers=running.headers())
         await self._check_there(http, asked)

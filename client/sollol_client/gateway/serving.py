@@ -22,7 +22,7 @@ from .running import Note, Running
 __all__ = ["Asked", "Note", "Running", "Serving"]
 
 # Where each kind of job has its body.
-_BODY = {JobKind.CHAT: "messages", JobKind.GENERATE: "prompt", JobKind.EMBED: "input"}
+_BODY = {JobKind.CHAT: "messages", JobKind.GENERATE: "prompt", JobKind.EMBED: "input", JobKind.WARM: "warm"}
 
 
 class Serving:
@@ -114,12 +114,7 @@ class Serving:
         name = canonical_model(model)
         served = {each.name: each for each in await self.client.models()}
         nodes = served[name].loaded_on if name in served else ()
-        jobs = [
-            self.client.submit(
-                generate="", model=model, requires={"node": node}, keep_alive=0, cache=False, priority=10
-            )
-            for node in nodes
-        ]
+        jobs = [self.client.warm(model, node=node, keep_alive=0, priority=10) for node in nodes]
         for job in jobs:
             await job
 
