@@ -72,6 +72,17 @@ class Fleet:
         """What one has said so far."""
         return (self.logs / f"{name}.log").read_text(errors="replace")
 
+    def parts(self) -> list[psutil.Process]:
+        """Processes of its groups, also those whose agent was killed: they share its home."""
+        found = []
+        for each in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = " ".join(each.cmdline())
+                is_part = "--rpc 127" in words or "ggml-rpc-server" in words or "rpc.relay" in words
+                if is_part and each.environ().get("HOME") == str(self.logs):
+                    found.append(each)
+        return found
+
     def __enter__(self) -> Self:
         return self
 
@@ -84,19 +95,6 @@ class Fleet:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(10)
-
-
-def parts() -> list[psutil.Process]:
-    """Processes of groups on this machine, started out of this environment."""
-    found = []
-    for each in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            words = " ".join(each.cmdline())
-            if sys.prefix not in words:
-                continue
-            if "--rpc 127" in words or "ggml-rpc-server" in words or "rpc.relay" in words:
-                found.append(each)
-    return found
 
 
 async def ready(client: Client, fleet: Fleet) -> GroupView:

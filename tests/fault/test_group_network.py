@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hosts import Network, hosts
 
-from group_fleet import OPTIONS, QUESTION, RAM_MIB, Fleet, is_formable, parts, ready, text_of
+from group_fleet import OPTIONS, QUESTION, RAM_MIB, Fleet, is_formable, ready, text_of
 from sollol import Client
 from sollol_broker.errors import NoNodeForModel
 from waiting import wait_until
@@ -27,7 +27,7 @@ def network() -> Iterator[Network]:
 def fleet(redis_url: str, smollm2_path: Path, tmp_path: Path) -> Iterator[Fleet]:
     with Fleet(redis_url, smollm2_path, tmp_path) as fleet:
         yield fleet
-    assert not parts(), "processes of a group are left"
+    assert not fleet.parts(), "processes of a group are left"
 
 
 @pytest.fixture

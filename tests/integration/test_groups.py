@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from group_fleet import OPTIONS, QUESTION, RAM_MIB, Fleet, is_formable, parts, ready, text_of
+from group_fleet import OPTIONS, QUESTION, RAM_MIB, Fleet, is_formable, ready, text_of
 from sollol import Client
 from sollol_broker.errors import NoNodeForModel
 from sollol_broker.groups import GroupState
@@ -22,7 +22,7 @@ from waiting import wait_until
 def fleet(redis_url: str, smollm2_path: Path, tmp_path: Path) -> Iterator[Fleet]:
     with Fleet(redis_url, smollm2_path, tmp_path) as fleet:
         yield fleet
-    assert not parts(), "processes of a group are left"
+    assert not fleet.parts(), "processes of a group are left"
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def test_a_group_forms_answers_and_is_dissolved(fleet: Fleet, client: Clie
     # A machine that has it alone says the same.
     assert text == await _text_alone(fleet, client)
     await wait_until(lambda: not client.groups(), timeout=60, what="the idle group is dissolved")
-    await wait_until(lambda: not parts(), timeout=20, what="its processes have ended")
+    await wait_until(lambda: not fleet.parts(), timeout=20, what="its processes have ended")
 
 
 async def test_a_member_killed_in_mid_answer_is_replaced_and_the_stream_goes_on(
@@ -87,7 +87,7 @@ async def test_a_head_that_is_killed_leaves_nothing_behind(fleet: Fleet, client:
         fleet.worker(name, ram)
     await is_formable(client)
     group = await ready(client, fleet)
-    before = {each.pid for each in parts()}
+    before = {each.pid for each in fleet.parts()}
 
     fleet.kill(group.head)
     text = text_of(client)
@@ -96,7 +96,7 @@ async def test_a_head_that_is_killed_leaves_nothing_behind(fleet: Fleet, client:
     again = await ready(client, fleet)
     assert again.head != group.head
     await wait_until(
-        lambda: not before & {each.pid for each in parts()},
+        lambda: not before & {each.pid for each in fleet.parts()},
         timeout=30,
         what="all processes of the first group have ended",
     )
@@ -155,7 +155,7 @@ async def test_an_operator_dissolves_a_group(fleet: Fleet, client: Client) -> No
 
     assert client.dissolve_group("big")
 
-    await wait_until(lambda: not parts(), timeout=30, what="the group's processes have ended")
+    await wait_until(lambda: not fleet.parts(), timeout=30, what="the group's processes have ended")
     assert "an operator wants it so" in fleet.log("coordinator")
 
 
