@@ -33,7 +33,8 @@ demo: .venv/.demo-stamp ## install, then show SOLLOL at work: a broker, workers 
 test: lint .venv/.test-packages-stamp ## lint, then the unit, integration, conformance, model and fault tests
 	@set -e; for part in unit integration conformance model fault; do \
 	  $(say) "tests/$$part"; \
-	  $(BIN)/python -m pytest -q "tests/$$part"; \
+	  [ $$part = integration ] && many="-n 2 --dist loadfile" || many=""; \
+	  $(BIN)/python -m pytest -q $$many "tests/$$part"; \
 	done
 
 .PHONY: conformance

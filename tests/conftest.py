@@ -6,6 +6,7 @@ Nothing is skipped: where a program is missing the tests fail, and say how to in
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from sollol.local import all_minilm, smollm2
 from sollol_broker.embedded import EmbeddedBroker
 from sollol_broker.keys import is_permanent
 from sollol_worker_agent.llama_process import LlamaServerProcess
+
+# A run that was started in the background is told to ignore Ctrl-C, and would hand that on to the commands under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,7 @@ class Fleet:
         self.run(
             name,
             "sollol_coordinator.cli",
+            # Of an option that comes twice, the last counts.
             *("--metrics", "off", "--context", "2048", "--lease", "2", *more),
         )
 

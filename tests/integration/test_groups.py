@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import re
+import urllib.request
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from prometheus_client.parser import text_string_to_metric_families
 
 from group_fleet import OPTIONS, QUESTION, RAM_MIB, Fleet, is_formable, ready, text_of
 from sollol import Client
+from sollol_broker.child import free_port
 from sollol_broker.errors import NoNodeForModel
 from sollol_broker.groups import GroupState
 from waiting import wait_until
@@ -157,6 +160,27 @@ async def test_an_operator_dissolves_a_group(fleet: Fleet, client: Client) -> No
 
     await wait_until(lambda: not fleet.parts(), timeout=30, what="the group's processes have ended")
     assert "an operator wants it so" in fleet.log("coordinator")
+
+
+async def test_a_coordinator_tells_its_figures(fleet: Fleet, client: Client) -> None:
+    port = free_port()
+    fleet.coordinator("coordinator", "--metrics", f"127.0.0.1:{port}")
+    for name in "ab":
+        fleet.worker(name, 70)
+
+    def figures() -> dict[str, float]:
+        with contextlib.suppress(OSError):
+            text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+            families = text_string_to_metric_families(text)
+            return {sample.name: sample.value for family in families for sample in family.samples}
+        return {}
+
+    await wait_until(
+        lambda: figures().get("sollol_nodes") == 2 and figures()["sollol_coordinator_is_leader"] == 1,
+        timeout=30,
+        what="the leader counts two nodes",
+    )
+    assert figures()["sollol_groups_formed_total"] == 0
 
 
 async def test_those_who_wait_see_how_far_it_is(fleet: Fleet, client: Client) -> None:

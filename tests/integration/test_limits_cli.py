@@ -152,7 +152,7 @@ def test_a_node_is_closed_and_opened(redis_url: str) -> None:
         assert run(redis_url, "nodes", "drain", "n1", "--seconds", "5").exit_code == 0
         assert "drained" in run(redis_url, "nodes").stdout
         assert run(redis_url, "nodes", "uncordon", "n1").stdout == "n1: takes jobs again\n"
-        assert " up " in run(redis_url, "nodes").stdout
+        until(lambda: " up " in run(redis_url, "nodes").stdout, "the node is up again")
 
         args = ("--priority", "8", "--label", "eu", "--label", "big", "--allow", "tiny*", "--deny", "*-embed")
         said = run(redis_url, "nodes", "set", "n1", *args)
