@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import psutil
 import pytest
@@ -239,7 +240,12 @@ def test_a_node_that_nobody_answers_for_is_named(two: list[OllamaDouble]) -> Non
 
 
 def test_the_private_redis_is_started_again(pool: OllamaPool) -> None:
-    (server,) = (each for each in psutil.Process().children() if each.name() == "valkey-server" and pool.url)
+    socket = unquote(urlsplit(pool.url).path)
+    (server,) = (
+        each
+        for each in psutil.Process().children()
+        if any(str(held.laddr) == socket for held in each.net_connections("unix"))
+    )
     server.send_signal(signal.SIGKILL)
     assert pool.chat("tiny", HI)["message"]["content"] == SAID
 
