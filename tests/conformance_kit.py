@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Each answer is made anew: an answer that is kept would come in one piece.
+UNCACHED = {"X-Sollol-Cache": "false"}
+
 
 @dataclass(frozen=True, slots=True)
 class Door:

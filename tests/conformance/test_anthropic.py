@@ -10,7 +10,7 @@ import pytest
 from anthropic import AsyncAnthropic
 from anthropic.types import MessageParam, ToolParam
 
-from conformance_kit import Door
+from conformance_kit import UNCACHED, Door
 from waiting import wait_until
 
 HELLO: list[MessageParam] = [{"role": "user", "content": "Say hello."}]
@@ -36,13 +36,17 @@ ASKS_FOR_WEATHER: list[MessageParam] = [
 
 @pytest.fixture
 async def client(door: Door) -> AsyncIterator[AsyncAnthropic]:
-    async with AsyncAnthropic(base_url=door.url, api_key="none", max_retries=0, timeout=30) as made:
+    async with AsyncAnthropic(
+        base_url=door.url, api_key="none", max_retries=0, timeout=30, default_headers=UNCACHED
+    ) as made:
         yield made
 
 
 @pytest.fixture
 async def our_client(ours: Door) -> AsyncIterator[AsyncAnthropic]:
-    async with AsyncAnthropic(base_url=ours.url, api_key="none", max_retries=0, timeout=30) as made:
+    async with AsyncAnthropic(
+        base_url=ours.url, api_key="none", max_retries=0, timeout=30, default_headers=UNCACHED
+    ) as made:
         yield made
 
 

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 from pydantic import BaseModel
 
-from conformance_kit import Door
+from conformance_kit import UNCACHED, Door
 from waiting import wait_until
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello."}]
@@ -60,13 +60,17 @@ ASKS_FOR_WEATHER: list[ChatCompletionMessageParam] = [
 
 @pytest.fixture
 async def client(door: Door) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{door.url}/v1", api_key="none", max_retries=0, timeout=30) as made:
+    async with AsyncOpenAI(
+        base_url=f"{door.url}/v1", api_key="none", max_retries=0, timeout=30, default_headers=UNCACHED
+    ) as made:
         yield made
 
 
 @pytest.fixture
 async def our_client(ours: Door) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{ours.url}/v1", api_key="none", max_retries=0, timeout=30) as made:
+    async with AsyncOpenAI(
+        base_url=f"{ours.url}/v1", api_key="none", max_retries=0, timeout=30, default_headers=UNCACHED
+    ) as made:
         yield made
 
 
