@@ -76,14 +76,14 @@ async def test_a_chat_that_was_left_goes_on_and_is_picked_up_by_its_last_line(re
         }
         shown, last = "", ""
         headers = {"X-Sollol-Detach": "true"}
-        loop = asyncio.get_running_loop()
-        loop.call_later(0.01, lambda: asyncio.ensure_future(let_tokens_flow(ollama, 3)))
+        flowing = asyncio.create_task(let_tokens_flow(ollama, 3))
         async with one.stream("POST", "/api/chat", json=body, headers=headers) as answer:
             async for line in answer.aiter_lines():
                 piece = json.loads(line)
                 shown, last = shown + piece["message"]["content"], piece["_sollol_entry"]
                 break
             job_id = answer.headers["x-sollol-job"]
+        await flowing
         ollama.tokens_may_flow.set()
         again = await two.post("/api/chat", json=body, headers={"Last-Event-ID": f"{job_id}/{last}"})
         rest = lines_of(again)
