@@ -23,7 +23,7 @@ from sollol_broker.names import canonical_model, check_name, key_part
 from sollol_broker.payload import put_blobs_back, take_blobs_out
 
 # Each case has a number, which is its seed: a failing one names itself. 11,000 in all.
-_ENVELOPES, _CALLS, _NAMES, _SUBMITS = 3_000, 3_000, 3_000, 2_000
+_ENVELOPES, _CALLS, _NAMES, _SUBMITS = 5_000, 3_000, 5_000, 2_000
 _WHOLE = {
     "kind": "chat",
     "model": "m",

@@ -35,7 +35,7 @@ async def ollama() -> AsyncIterator[OllamaDouble]:
         double.tokens_may_flow.set()
 
 
-async def test_100_cuts_of_a_stream_each_give_the_text_byte_for_byte(redis_url: str) -> None:
+async def test_500_cuts_of_a_stream_each_give_the_text_byte_for_byte(redis_url: str) -> None:
     chance = random.Random(13)
     backend = "echo://?slots=2&tokens=60&token_ms=3&models=echo"
     async with worker(redis_url, backend, lease_seconds=10), AsyncClient(redis_url) as client:
@@ -43,7 +43,7 @@ async def test_100_cuts_of_a_stream_each_give_the_text_byte_for_byte(redis_url: 
         pieces = [piece async for piece in job]
         assert len(pieces) > 10
         whole = (await job).text.encode()
-        for _ in range(100):
+        for _ in range(500):
             cut = chance.randrange(len(pieces))
             rest = await _read(client.attach(job.id, after=pieces[cut].entry_id))
             before = "".join(pieces[: cut + 1])
