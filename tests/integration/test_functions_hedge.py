@@ -80,6 +80,13 @@ async def test_a_stream_that_has_begun_is_not_hedged(fabric: Fabric) -> None:
     assert await fabric.members(fabric.keys.hedges) == []
 
 
+async def test_a_job_whose_deadline_has_passed_is_not_hedged(fabric: Fabric) -> None:
+    await _late(fabric, deadline_ms=60_000)
+    await fabric.call("HSET", fabric.keys.job("j1"), "deadline", await fabric.now_ms() - 1)
+    assert await fabric.claim("w2") == []
+    assert await fabric.members(fabric.keys.hedges) == []
+
+
 async def test_a_first_piece_ends_a_second_copy(fabric: Fabric) -> None:
     first = await _late(fabric, stream=True)
     second = await fabric.claim_one("w2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from .takeover import Takeover
 _CLOSE_SECONDS = 5.0
 # What was said last is worth a short wait for Redis when the backend has failed.
 _LAST_PIECE_SECONDS = 2.0
+_LEAST_SECONDS = 0.001
 # Models that an error lists.
 _MOST_NAMED = 8
 
@@ -165,7 +167,7 @@ class Runner:
 
     def _out_of_time(self) -> BackendTimeout | DeadlineExceeded:
         total, left_ms = self._timeouts.total, self._claimed.deadline_ms
-        if left_ms is not None and total == left_ms / 1000:
+        if left_ms is not None and total == _seconds(left_ms):
             return DeadlineExceeded(f"the deadline passed while {self._lane.backend.url} was at it")
         return BackendTimeout(
             f"{self._lane.backend.url} was not done after {total:g} s; give the job a longer timeout, or raise "
@@ -302,9 +304,14 @@ def _since_ms(start: float, end: float) -> float:
     return round((end - start) * 1000, 3)
 
 
+def _seconds(left_ms: float) -> float:
+    """Until the deadline; never 0, which would mean that there is none."""
+    return max(left_ms / 1000, _LEAST_SECONDS)
+
+
 def _within(timeouts: Timeouts, asked_seconds: float | None, deadline_ms: float | None) -> Timeouts:
     """The timeouts of this job: its own total time, and never past its deadline."""
     total = asked_seconds or timeouts.total
     if deadline_ms is not None:
-        total = min(total or deadline_ms / 1000, deadline_ms / 1000)
+        total = min(total or math.inf, _seconds(deadline_ms))
     return replace(timeouts, total=total) if total != timeouts.total else timeouts

@@ -99,8 +99,9 @@ local function take_hedge(F, lane, worker, nonce, lease_ms, now)
     local key = job_key(F, id)
     local h = redis.call('HMGET', key, 'state', 'queue', 'node_key', 'failed', 'requires', 'fair', 'seq', 'task', 'attempt',
       'submitted', 'deadline', 'blobs', 'hfence', 'predicted', 'member')
-    if h[1] ~= 'running' or h[13] or (h[7] or '0') ~= '0' then
-      redis.call('ZREM', F .. ':hedges', id)  -- over, hedged already, or its answer has begun
+    local left = h[11] and h[11] ~= '0' and tonumber(h[11]) - now or -1
+    if h[1] ~= 'running' or h[13] or (h[7] or '0') ~= '0' or (h[11] ~= '0' and left <= 0) then
+      redis.call('ZREM', F .. ':hedges', id)  -- over, hedged already, its answer has begun, or its deadline has passed
     else
       local serves = false
       for _, m in ipairs(lane.models) do serves = serves or m[1] == h[2] end
@@ -115,7 +116,6 @@ local function take_hedge(F, lane, worker, nonce, lease_ms, now)
         redis.call('HINCRBYFLOAT', learned_key(F, h[2]), 'extra', ms(read_fair(h[6]).cost))
         redis.call('HINCRBY', F .. ':stats', 'hedges', 1)
         redis.call('HINCRBY', F .. ':stats', 'second_copies', 1)
-        local left = h[11] == '0' and -1 or math.max(0, tonumber(h[11]) - now)
         return {id, fence, nonce, tonumber(h[9]), ms(now - tonumber(h[10])), ms(left), tonumber(h[12] or 0),
           envelope_of(F, id), h[14] or '0', '0', 1, 0, h[8] or '', string.match(h[15] or '', '|(%x*)$') or ''}
       end
