@@ -67,6 +67,10 @@ bench-routing: .venv/.dev-stamp ## compare routing policies: in virtual time, an
 bench-rpc: .venv/.dev-stamp ## measure groups of nodes: speed, forming, healing, memory estimates (2 minutes)
 	@exec $(BIN)/python -m benchmarks rpc
 
+.PHONY: bench-gateway
+bench-gateway: .venv/.dev-stamp ## what the gateway adds, beside a bare proxy and (SOLLOL_LITELLM=program) LiteLLM's
+	@exec $(BIN)/python -m benchmarks gateway $(ARGS)
+
 .PHONY: clean
 clean: ## remove .venv and all caches
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

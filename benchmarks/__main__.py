@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _benchmarks() -> dict[str, Callable[[float], Outcome]]:
-    from . import commands, drain, explained, latency, llama, rpc, scale, submits, takeover, unequal
+    from . import commands, drain, explained, gateway, latency, llama, rpc, scale, submits, takeover, unequal
 
     return {
         "latency": latency.run,
@@ -58,6 +58,7 @@ def _benchmarks() -> dict[str, Callable[[float], Outcome]]:
         "unequal": unequal.run,
         "llama": llama.run,
         "takeover": takeover.run,
+        "gateway": gateway.run,
         "rpc": rpc.run,
     }
 
