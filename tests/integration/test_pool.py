@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -412,3 +413,14 @@ def test_a_forked_child_asks_and_leaves_the_fabric_to_its_parent(two: list[Ollam
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     assert (run.stdout.split(), run.stderr) == (["True", "0", "True"], "")
+
+
+def test_a_node_that_hangs_does_not_keep_the_others_waiting(two: list[OllamaDouble]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hung:  # takes connections, and never says a word
+        silent = f"127.0.0.1:{hung.getsockname()[1]}"
+        with OllamaPool(nodes=[silent, address(two[0])]) as pool:
+            assert pool.chat("tiny", HI)["message"]["content"] == SAID
+            assert silent not in pool.get_stats()["hosts"]
+            assert len(pool.nodes) == 2
+            pool.remove_node(*silent.split(":"))  # type: ignore[arg-type]  # a port may be text
+            assert [node["port"] for node in pool.nodes] == [address(two[0])["port"]]

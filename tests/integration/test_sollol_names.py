@@ -346,3 +346,26 @@ def test_the_page_that_is_not_there_yet_is_told() -> None:
 def test_each_name_of_the_readme_is_there() -> None:
     named = {"OllamaPool", "HybridRouter", "SOLLOL", "SOLLOLConfig", "run_unified_dashboard", "is_docker_ip"}
     assert named | {"resolve_docker_ip", "SOLLOLClient"} <= set(sollol.__all__)
+
+
+def test_the_same_over_a_real_llama_server(toy_llama_server: str, toy_embed_server: str) -> None:
+    short = {"num_predict": 5, "temperature": 0}
+    with OllamaPool(nodes=[toy_llama_server, toy_embed_server], app_name="app") as pool:
+        answer = pool.chat("toy", HI, priority=Priority.HIGH, timeout=60, options=short)
+        chunks = list(pool.chat("toy", HI, stream=True, options=short))
+        assert "".join(each["message"]["content"] for each in chunks) == answer["message"]["content"]
+        assert chunks[-1]["done_reason"] == "length"
+        assert pool.generate("toy", "hi", options=short)["response"]
+        assert [len(each) for each in pool.embed("toy-embed", ["a", "b"])["embeddings"]] == [64, 64]
+        assert pool.warm_models(["toy", "toy-embed"]) == {"toy": True, "toy-embed": True}
+        assert pool.get_stats()["success_rate"] == 1.0
+    service = SOLLOL(SOLLOLConfig(hosts=[toy_llama_server], gateway_port=0, metrics_port=0))
+    service.start()
+    try:
+        with SOLLOLClient(SOLLOLConfig(base_url=service.config.url, default_model="toy")) as client:
+            assert client.health()["status"] == "healthy"
+            body = {"model": "toy", "messages": HI, "stream": False, "options": short}
+            told = httpx.post(f"{service.config.url}/api/chat", json=body, trust_env=False).json()
+            assert told["message"]["content"] == answer["message"]["content"]
+    finally:
+        service.stop()

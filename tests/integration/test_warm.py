@@ -29,8 +29,8 @@ async def test_a_model_is_loaded_where_its_next_job_runs(redis_url: str) -> None
     async with OllamaDouble(models=MODELS) as one, OllamaDouble(models=MODELS) as other:
         servers = {"n1": one, "n2": other}
         async with (
-            worker(redis_url, one.url, node="n1"),
-            worker(redis_url, other.url, node="n2"),
+            worker(redis_url, one.url, node="n1", advertise_seconds=30.0),
+            worker(redis_url, other.url, node="n2", advertise_seconds=30.0),
             AsyncClient(redis_url) as client,
         ):
             warmed = await client.warm("tiny", keep_alive="30m", options={"num_ctx": 2048})

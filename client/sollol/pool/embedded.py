@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 1.0
+# A node that hangs joins when it answers; the others must not wait for it.
+_JOIN_SECONDS = 2.0
 
 
 class EmbeddedFabric:
@@ -42,6 +44,7 @@ class EmbeddedFabric:
         self._broker = EmbeddedBroker(appendonly=False)  # nobody comes back for its data
         self._portal: Portal | None = None
         self._agents: dict[str, Agent] = {}
+        self._joining: dict[str, asyncio.Task[None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -68,7 +71,7 @@ class EmbeddedFabric:
             self._broker.start()
             self._portal = Portal("sollol-pool-workers")
             try:
-                self._portal.run(self._join())
+                self._portal.run(self._begin())
             except BaseException:
                 self._stop()
                 raise
@@ -77,16 +80,15 @@ class EmbeddedFabric:
         """Front one more node; one that is known is left as it is."""
         with self._lock:
             if node.name not in self.nodes and self._portal is not None:
-                self._portal.run(self._start_worker(node))
+                self._portal.run(self._join([node]))
             self.nodes.setdefault(node.name, node)
 
     def remove(self, node: NodeAddress) -> None:
         """Front a node no more; what runs there goes to others."""
         with self._lock:
             self.nodes.pop(node.name, None)
-            agent = self._agents.pop(node.name, None)
-            if agent is not None and self._portal is not None:
-                self._portal.run(agent.stop(drain_seconds=0))
+            if self._portal is not None:
+                self._portal.run(self._drop(node.name))
 
     def stop(self) -> None:
         """End all; what still waits or runs gets no answer. Of a parent process', nothing is touched."""
@@ -115,16 +117,18 @@ class EmbeddedFabric:
             portal.close()
         self._broker.stop()
 
-    async def _join(self) -> None:
-        await asyncio.gather(*(self._start_worker(node) for node in self.nodes.values()))
+    async def _begin(self) -> None:
         self._watch = asyncio.create_task(self._keep_redis())
+        await self._join(self.nodes.values())
 
-    async def _leave(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
-        agents, self._agents = list(self._agents.values()), {}
-        await asyncio.gather(*(agent.stop(drain_seconds=0, announce=False) for agent in agents))
+    async def _join(self, nodes: Iterable[NodeAddress]) -> None:
+        """Start the workers of these nodes; those whose server does not answer soon join later."""
+        tasks = {node.name: asyncio.create_task(self._start_worker(node)) for node in nodes}
+        self._joining |= tasks
+        if tasks:
+            done, _ = await asyncio.wait(tasks.values(), timeout=_JOIN_SECONDS)
+            for task in done:
+                task.result()
 
     async def _start_worker(self, node: NodeAddress) -> None:
         try:
@@ -136,12 +140,33 @@ class EmbeddedFabric:
                 "'sollol[local]', or give the fabric's Redis in SOLLOL_REDIS_URL"
             ) from error
         config = WorkerConfig(node=node.name, elsewhere="" if node.is_here else node.host)
-        agent = Agent(parse(self.url), config, [await _backend(node)])
+        backend = await _backend(node)
+        agent = Agent(parse(self.url), config, [backend])
+        try:
+            await agent.start()
+        except BaseException:
+            await backend.close()
+            await agent.broker.close()
+            raise
         self._agents[node.name] = agent
-        await agent.start()
         if node.priority != USUAL_PRIORITY:
             wanted = controls.changes(priority=node.priority)
             await Operations(agent.broker).control(node.name, wanted)
+
+    async def _drop(self, name: str) -> None:
+        if (joining := self._joining.pop(name, None)) is not None:
+            joining.cancel()
+            await asyncio.gather(joining, return_exceptions=True)
+        if (agent := self._agents.pop(name, None)) is not None:
+            await agent.stop(drain_seconds=0)
+
+    async def _leave(self) -> None:
+        tasks = [*self._joining.values(), *([self._watch] if self._watch is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        agents, self._agents, self._joining = list(self._agents.values()), {}, {}
+        await asyncio.gather(*(agent.stop(drain_seconds=0, announce=False) for agent in agents))
 
     async def _keep_redis(self) -> None:
         """The private Redis may be killed, by the system when memory is short: start it again, empty as it is."""
