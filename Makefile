@@ -41,6 +41,10 @@ test: lint .venv/.test-packages-stamp ## lint, then the unit, integration, confo
 conformance: .venv/.conformance-stamp ## other people's clients and frameworks against the gateway and a real llama-server
 	@exec $(BIN)/python -m pytest -q tests/conformance
 
+.PHONY: conformance-js
+conformance-js: .venv/.dev-stamp ## Ollama's JavaScript client through the gateway; needs node and npm
+	@exec $(BIN)/python tests/conformance/run_js.py
+
 .PHONY: storm
 storm: .venv/.dev-stamp ## the long storms: 10 times 2,000 jobs and 200 kills and freezes; prints a table (20 minutes)
 	@$(say) "the functions in 1,000 times 40 calls of any order" && \
