@@ -97,6 +97,16 @@ def test_an_empty_request_only_loads(body: dict[str, Any], loads: bool) -> None:
             400,
             'invalid think value: "huge" (must be "high", "medium", "low", "max", true, or false)',
         ),
+        (
+            {"model": "m", "messages": HELLO, "tools": [[]]},
+            400,
+            "json: cannot unmarshal array into Go struct field ChatRequest.tools of type api.Tool",
+        ),
+        (
+            {"model": "m", "messages": HELLO, "tools": [{"function": "x"}]},
+            400,
+            "json: cannot unmarshal string into Go struct field Tool.function of type api.ToolFunction",
+        ),
         ([], 400, "json: cannot unmarshal array into Go value of type api.ChatRequest"),
     ],
 )

@@ -27,7 +27,8 @@ from .openai_fields import (
 from .openai_messages import tool_call
 from .refusals import Refused
 
-_FIELDS = {
+# What the fields of a body have to be; others may be anything.
+MESSAGE_FIELDS = {
     **SAME_OPTIONS,
     "model": TEXT,
     "max_tokens": INTEGER,
@@ -57,13 +58,13 @@ def message_asked(body: object) -> Asked:
     Raises:
         Refused: 400, it makes no sense.
     """
-    given = fields_of(body, _FIELDS)
+    given = fields_of(body, MESSAGE_FIELDS)
     model = model_of(given)
     if given.get("max_tokens", 0) <= 0:
         raise Refused(400, "max_tokens is required and must be positive", field="max_tokens")
     if not given.get("messages"):
         raise Refused(400, "messages is required", field="messages")
-    payload = {n: v for n, v in given.items() if n not in _FIELDS and n not in _NOT_FOR_SERVERS}
+    payload = {n: v for n, v in given.items() if n not in MESSAGE_FIELDS and n not in _NOT_FOR_SERVERS}
     payload["messages"] = _messages(given["messages"], given.get("system"))
     payload.update(_tools(given))
     payload.update(_thinking(given))

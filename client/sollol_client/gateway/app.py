@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from sollol_broker.errors import SollolError
 
@@ -26,6 +27,7 @@ from .metrics import Metrics
 from .ollama import Ollama
 from .ollama_lists import OllamaLists
 from .openai import OpenAI
+from .openapi import document
 from .refusals import quota_headers, refusal_of
 from .replies import json_reply
 from .service import Service
@@ -55,6 +57,7 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
             *OpenAI(serving).routes(),
             *Anthropic(serving).routes(),
             *Service(serving, metrics).routes(),
+            Route("/openapi.json", _describe, include_in_schema=False),
         ],
         middleware=[
             Middleware(
@@ -69,6 +72,11 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
     )
     app.router.redirect_slashes = False
     return app
+
+
+async def _describe(http: HttpRequest) -> Response:
+    """GET /openapi.json: what there is."""
+    return json_reply(document(http.app.routes))
 
 
 class _Refuse:

@@ -91,6 +91,11 @@ def check_talk(fields: Mapping[str, Any]) -> None:
     check_format(fields.get("format"))
     for message in fields.get("messages") or ():
         _check_message(message)
+    for tool in fields.get("tools") or ():
+        if not isinstance(tool, dict):
+            raise _mismatch(tool, "ChatRequest", "tools", "api.Tool")
+        if not isinstance(tool.get("function"), dict | None):
+            raise _mismatch(tool["function"], "Tool", "function", "api.ToolFunction")
     _check_images(fields.get("images"), "GenerateRequest")
 
 

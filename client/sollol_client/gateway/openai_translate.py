@@ -40,7 +40,8 @@ _COMMON = {
     "options": OBJECT,
     "user": TEXT,
 }
-_CHAT = {
+# What the fields of each body have to be; others may be anything.
+CHAT_FIELDS = {
     **_COMMON,
     "messages": LIST,
     "max_completion_tokens": INTEGER,
@@ -50,7 +51,7 @@ _CHAT = {
     "top_logprobs": INTEGER,
     "reasoning": OBJECT,
 }
-_COMPLETION = {
+COMPLETION_FIELDS = {
     **_COMMON,
     "suffix": TEXT,
     "echo": YES_NO,
@@ -58,7 +59,13 @@ _COMPLETION = {
     "best_of": INTEGER,
     "raw": YES_NO,
 }
-_EMBED = {"model": TEXT, "dimensions": INTEGER, "encoding_format": TEXT, "user": TEXT, "options": OBJECT}
+EMBED_FIELDS = {
+    "model": TEXT,
+    "dimensions": INTEGER,
+    "encoding_format": TEXT,
+    "user": TEXT,
+    "options": OBJECT,
+}
 
 # What these ask for is done here, or is nothing to a server: it would only stand in the way of another that has
 # to go on with the answer.
@@ -67,7 +74,7 @@ _NOT_FOR_SERVERS = frozenset(
      "encoding_format", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
      "modalities"}
 )  # fmt: skip
-_TRANSLATED = frozenset({*_CHAT, *_COMPLETION, *_NOT_FOR_SERVERS, "prompt", "input"}) - {"raw"}
+_TRANSLATED = frozenset({*CHAT_FIELDS, *COMPLETION_FIELDS, *_NOT_FOR_SERVERS, "prompt", "input"}) - {"raw"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,7 @@ def chat_talk(body: object) -> Talk:
     Raises:
         Refused: 400, it makes no sense.
     """
-    given = fields_of(body, _CHAT)
+    given = fields_of(body, CHAT_FIELDS)
     model = model_of(given)
     _refuse_old(given)
     payload = {**_others(given), "messages": messages_of(given.get("messages") or [])}
@@ -130,7 +137,7 @@ def completion_talk(body: object) -> Talk:
     Raises:
         Refused: 400, it makes no sense.
     """
-    given = fields_of(body, _COMPLETION)
+    given = fields_of(body, COMPLETION_FIELDS)
     model = model_of(given)
     payload = _others(given)
     if given.get("suffix"):
@@ -157,7 +164,7 @@ def embed_asked(body: object) -> tuple[Asked, bool]:
     Raises:
         Refused: 400, it makes no sense.
     """
-    given = fields_of(body, _EMBED)
+    given = fields_of(body, EMBED_FIELDS)
     model = model_of(given)
     if not given.get("input"):
         raise Refused(400, "invalid input", field="input")

@@ -27,7 +27,8 @@ from .openai_fields import (
 from .openai_messages import content_of, tool_call
 from .refusals import Refused
 
-_FIELDS = {
+# What the fields of a body have to be; others may be anything.
+RESPONSE_FIELDS = {
     **SAME_OPTIONS,
     "model": TEXT,
     "stream": YES_NO,
@@ -60,7 +61,7 @@ def response_asked(body: object) -> Asked:
     Raises:
         Refused: 400, it makes no sense, or refers to an earlier response.
     """
-    given = fields_of(body, _FIELDS)
+    given = fields_of(body, RESPONSE_FIELDS)
     model = model_of(given)
     for name in _STATEFUL:
         if given.get(name):
@@ -69,7 +70,7 @@ def response_asked(body: object) -> Asked:
             )
     if given.get("background"):
         raise Refused(400, "background: submit it to /api/jobs instead", field="background")
-    payload = {n: v for n, v in given.items() if n not in _FIELDS and n not in _NOT_FOR_SERVERS}
+    payload = {n: v for n, v in given.items() if n not in RESPONSE_FIELDS and n not in _NOT_FOR_SERVERS}
     payload["messages"] = _messages(given.get("input"), given.get("instructions", ""))
     tools = [
         function_tool({n: v for n, v in tool.items() if n != "type"}, f"tools[{number}]")

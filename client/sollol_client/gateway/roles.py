@@ -5,7 +5,7 @@ from __future__ import annotations
 from sollol_broker.api_keys import KeyRole
 
 # Tell nothing but that we are here.
-_OPEN = frozenset({"/", "/api/version", "/api/health", "/livez", "/readyz"})
+_OPEN = frozenset({"/", "/api/version", "/api/health", "/livez", "/readyz", "/openapi.json"})
 _LOOK = frozenset(
     {"/api/tags", "/api/ps", "/api/show", "/api/status", "/api/stats", "/api/dashboard", "/metrics"}
 )

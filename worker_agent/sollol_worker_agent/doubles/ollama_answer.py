@@ -175,7 +175,7 @@ class Answer:
     def _calls(self) -> list[dict[str, Any]]:
         wanted = self._tool_calls
         if wanted is None:
-            wanted = [(self._asked["tools"][0]["function"]["name"], {})]
+            wanted = [((self._asked["tools"][0].get("function") or {}).get("name", ""), {})]
         return [
             {"id": f"call_{at:08x}", "function": {"index": at, "name": name, "arguments": arguments}}
             for at, (name, arguments) in enumerate(wanted)
