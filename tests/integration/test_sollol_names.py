@@ -171,7 +171,7 @@ async def test_discovery_inside_a_running_loop(ollama: OllamaDouble) -> None:
 
 def test_a_gateway_comes_up_and_goes(gateway: SOLLOL, ollama: OllamaDouble) -> None:
     url = gateway.config.url
-    with httpx.Client(base_url=url, trust_env=False) as http:
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as http:
         health = http.get("/api/health")
         assert (health.headers["x-powered-by"], health.json()["service"]) == ("SOLLOL", "SOLLOL")
         answer = http.post(
@@ -198,7 +198,7 @@ def test_a_gateway_comes_up_and_goes(gateway: SOLLOL, ollama: OllamaDouble) -> N
     with pytest.raises(SollolError, match="does not run"):
         gateway.get_stats()
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/api/health", trust_env=False)
+        httpx.get(f"{url}/api/health", trust_env=False, timeout=30)
 
 
 def test_auto_discover_and_the_old_settings(ollama: OllamaDouble) -> None:
@@ -251,7 +251,7 @@ def test_sigterm_ends_a_blocking_service_in_order(ollama: OllamaDouble) -> None:
     ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        assert httpx.get(f"{url}/api/health", trust_env=False).json()["status"] == "healthy"
+        assert httpx.get(f"{url}/api/health", trust_env=False, timeout=30).json()["status"] == "healthy"
         os.kill(process.pid, signal.SIGTERM)
         _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (0, "")
@@ -365,7 +365,7 @@ def test_the_same_over_a_real_llama_server(toy_llama_server: str, toy_embed_serv
         with SOLLOLClient(SOLLOLConfig(base_url=service.config.url, default_model="toy")) as client:
             assert client.health()["status"] == "healthy"
             body = {"model": "toy", "messages": HI, "stream": False, "options": short}
-            told = httpx.post(f"{service.config.url}/api/chat", json=body, trust_env=False).json()
+            told = httpx.post(f"{service.config.url}/api/chat", json=body, trust_env=False, timeout=30).json()
             assert told["message"]["content"] == answer["message"]["content"]
     finally:
         service.stop()
