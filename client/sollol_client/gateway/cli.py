@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 
 import click
 import uvicorn
@@ -16,6 +17,8 @@ from sollol_broker.url import DEFAULT_URL, parse
 from ..aio import AsyncClient
 from .app import build
 from .config import DEFAULT_PORT, GatewayConfig
+
+log = logging.getLogger(__name__)
 
 # How long open streams may go on after SIGTERM; their jobs go on in any case.
 _GRACE_SECONDS = 10
@@ -88,11 +91,21 @@ def main(
         _fail(error, 2)
     os.environ["SOLLOL_REDIS_URL"] = redis_url
     os.environ[f"{_PREFIX}CONFIG"] = config.to_json()
+    with tempfile.TemporaryDirectory(prefix="sollol-gateway-") as shared:
+        if workers > 1:  # they count together
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
+        _serve(config, workers, verbose=verbose)
+
+
+def _serve(config: GatewayConfig, workers: int, *, verbose: bool) -> None:
+    """Until a signal."""
+    where = f"{config.host}:{config.port}, " + ("with API keys" if config.needs_keys else "for this machine")
+    log.info("gateway on %s", where)
     uvicorn.run(
         "sollol_client.gateway.cli:worker_app",
         factory=True,
-        host=host,
-        port=port,
+        host=config.host,
+        port=config.port,
         workers=workers if workers > 1 else None,
         log_config=None,
         access_log=verbose,

@@ -1,0 +1,93 @@
+"""`sollol-gateway` as users start it: a process, or several, that end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from fabric import CHAT_MODEL, worker
+from sollol_broker.api_keys import KeyRole
+from sollol_broker.key_store import KeyStore
+from sollol_client import AsyncClient
+from sollol_worker_agent.doubles import OllamaDouble
+from waiting import wait_until
+
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": False}
+
+
+@asynccontextmanager
+async def gateway_process(
+    redis_url: str, log: Path, *arguments: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with log.open("wb") as sink:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "sollol_client.gateway.cli", "--port", str(port), *arguments),
+            env={**os.environ, "SOLLOL_REDIS_URL": redis_url},
+            stdout=sink,
+            stderr=sink,
+        )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+            await wait_until(lambda: _is_up(http), timeout=30, what="the gateway to be ready")
+            yield process, http
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            await process.wait()
+
+
+async def test_several_processes_serve_one_port_and_count_together(redis_url: str, tmp_path: Path) -> None:
+    async with (
+        OllamaDouble([CHAT_MODEL]) as ollama,
+        worker(redis_url, ollama.url),
+        gateway_process(redis_url, tmp_path / "log", "--workers", "2") as (process, http),
+    ):
+        for _ in range(6):  # a connection each, so that both may get some
+            async with httpx.AsyncClient(base_url=http.base_url, trust_env=False) as one:
+                assert (await one.post("/api/chat", json=CHAT)).status_code == 200
+        counted = 'sollol_gateway_requests_total{method="POST",path="/api/chat",status="200"} 6.0'
+        assert counted in (await http.get("/metrics")).text
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            assert await process.wait() in (0, -signal.SIGTERM)
+
+
+async def test_who_listens_for_others_asks_for_keys(redis_url: str, tmp_path: Path) -> None:
+    async with AsyncClient(redis_url) as client:
+        secret, _ = await KeyStore(client.session.broker).add("tests", KeyRole.VIEWER)
+    log = tmp_path / "log"
+    everywhere = "0.0.0.0"  # noqa: S104  # that is the point
+    async with gateway_process(redis_url, log, "--host", everywhere) as (_, http):
+        assert (await http.get("/api/tags")).status_code == 401
+        assert (await http.get("/api/tags", headers={"X-API-Key": secret})).status_code == 200
+    assert "with API keys" in log.read_text()
+    assert secret not in log.read_text()
+
+
+async def test_what_makes_no_sense_is_one_line(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sollol_client.gateway.cli", "--allow-origin", "*"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 2
+    assert said.decode() == "error: origins: name them, '*' would let every page in the world in\n"
+
+
+async def _is_up(http: httpx.AsyncClient) -> bool:
+    try:
+        return (await http.get("/readyz")).status_code == 200
+    except httpx.TransportError:
+        return False
