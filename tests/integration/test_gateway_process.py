@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from fabric import CHAT_MODEL, worker
 from sollol_broker.api_keys import KeyRole
@@ -76,14 +77,21 @@ async def test_who_listens_for_others_asks_for_keys(redis_url: str, tmp_path: Pa
     assert secret not in log.read_text()
 
 
-async def test_what_makes_no_sense_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("--allow-origin", "*"), 2, "error: origins: name them, '*' would let every page in the world in"),
+        (("--redis", "redis://127.0.0.1:1/0"), 3, "error: cannot reach Redis at redis://127.0.0.1:1/0 ("),
+    ],
+)
+async def test_what_cannot_work_is_one_line(arguments: tuple[str, ...], status: int, said: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sollol_client.gateway.cli", "--allow-origin", "*"),
-        stderr=asyncio.subprocess.PIPE,
+        *(sys.executable, "-m", "sollol_client.gateway.cli", *arguments), stderr=asyncio.subprocess.PIPE
     )
-    _, said = await process.communicate()
-    assert process.returncode == 2
-    assert said.decode() == "error: origins: name them, '*' would let every page in the world in\n"
+    _, told = await process.communicate()
+    assert process.returncode == status
+    assert told.decode().startswith(said)
+    assert told.count(b"\n") == 1
 
 
 async def _is_up(http: httpx.AsyncClient) -> bool:

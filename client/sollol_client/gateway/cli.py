@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -46,6 +47,8 @@ _PREFIX = "SOLLOL_GATEWAY_"
               help="Under way at once, per process.")  # fmt: skip
 @click.option("--dashboard", default="http://127.0.0.1:8080/", show_default=True, metavar="URL",
               help="Where /api/dashboard leads.")  # fmt: skip
+@click.option("--allow-webhook-host", "webhook_hosts", multiple=True, metavar="NAME",
+              help="Webhooks may go there though it is not on the internet; may be repeated.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
               help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Log each request.")
@@ -60,6 +63,7 @@ def main(
     max_body_mib: int,
     max_requests: int,
     dashboard: str,
+    webhook_hosts: tuple[str, ...],
     insecure: bool,
     verbose: bool,
 ) -> None:
@@ -84,7 +88,9 @@ def main(
             max_body_bytes=max_body_mib * 1024 * 1024,
             max_requests=max_requests,
             dashboard=dashboard,
+            webhook_hosts=webhook_hosts,
         )
+        asyncio.run(_reach(redis_url))
     except BrokerUnavailable as error:
         _fail(error, 3)
     except InvalidJob as error:
@@ -95,6 +101,12 @@ def main(
         if workers > 1:  # they count together
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
         _serve(config, workers, verbose=verbose)
+
+
+async def _reach(redis_url: str) -> None:
+    """Raises BrokerUnavailable here, where it is one line, and not in each process."""
+    async with AsyncClient(redis_url, app="gateway"):
+        pass
 
 
 def _serve(config: GatewayConfig, workers: int, *, verbose: bool) -> None:
