@@ -179,6 +179,19 @@ async def test_the_choices_of_a_stream_come_side_by_side(redis_url: str) -> None
     assert events[-1] == "[DONE]"
 
 
+async def test_under_one_key_each_choice_is_made_once(redis_url: str) -> None:
+    body = {**BODIES["/v1/chat/completions"], "n": 2, "stream": False}
+    headers = {"X-Sollol-Idempotency-Key": "k1"}
+    async with (
+        OllamaDouble([CHAT_MODEL], parallel=2) as ollama,
+        worker(redis_url, ollama.url, slots=2),
+        gateway(redis_url) as http,
+    ):
+        answers = [await http.post("/v1/chat/completions", json=body, headers=headers) for _ in range(2)]
+        assert len(ollama.seen.requests) == 2
+    assert all(len(answer.json()["choices"]) == 2 for answer in answers)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_one_choice_that_fails_ends_them_all(redis_url: str, stream: bool) -> None:
     body = {**BODIES["/v1/chat/completions"], "n": 2, "stream": stream}

@@ -365,6 +365,17 @@ def test_a_whole_completion_has_its_log_probabilities_in_lists() -> None:
     ]
 
 
+def test_the_places_of_a_streamed_completion_s_tokens_count_on() -> None:
+    talk = completion_talk({"model": "m", "prompt": "a", "logprobs": 1, "stream": True})
+    choice = Completions(talk, "job1").choice(0, Following())  # type: ignore[arg-type]
+    pieces = [
+        Delta.of({"text": text, "logprobs": [{"token": text, "logprob": -1.0}]}) for text in ("He", "y")
+    ]
+    [first, second] = events(b"".join(choice.piece(piece) for piece in pieces))
+    assert first["choices"][0]["logprobs"]["text_offset"] == [0]
+    assert second["choices"][0]["logprobs"]["text_offset"] == [2]
+
+
 @pytest.mark.parametrize(
     ("note", "line"),
     [

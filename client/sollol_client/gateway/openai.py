@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -11,6 +12,7 @@ from starlette.routing import Route
 
 from sollol_broker.names import canonical_model
 
+from .asked import Asked
 from .body import parsed, read_body
 from .caller import caller_of
 from .choices import ChoicesReply, answers_of
@@ -96,8 +98,9 @@ class OpenAI:
                     runnings[0], completions.choice(0, runnings[0]), self._serving.config
                 )
             await entered.enter_async_context(runnings[0])
-            for asked in talk.asked[1:]:
-                runnings.append(await entered.enter_async_context(await self._serving.run(http, asked)))
+            for number, asked in enumerate(talk.asked[1:], start=1):
+                running = await self._serving.run(http, _apart(http, asked, number))
+                runnings.append(await entered.enter_async_context(running))
             config = self._serving.config
             if talk.stream:
                 await runnings[0].begun(config.patience_seconds)
@@ -107,3 +110,9 @@ class OpenAI:
 
     async def _body(self, http: HttpRequest) -> object:
         return parsed(await read_body(http, self._serving.config.max_body_bytes))
+
+
+def _apart(http: HttpRequest, asked: Asked, number: int) -> Asked:
+    """A further choice: under the key of the first it would be the same job."""
+    key = http.headers.get("x-sollol-idempotency-key")
+    return replace(asked, submit={"idempotency_key": f"{key}-{number}"}) if key else asked

@@ -100,12 +100,12 @@ class Completions:
         """What a part of a stream is called."""
         return "chat.completion.chunk" if self._talk.is_chat else "text_completion"
 
-    def piece(self, piece: Delta, index: int, *, is_first: bool) -> dict[str, Any]:
-        """A piece of a choice, as a choice."""
+    def piece(self, piece: Delta, index: int, *, is_first: bool, offset: int = 0) -> dict[str, Any]:
+        """A piece of a choice, as a choice; `offset` characters came before it."""
         if not self._talk.is_chat:
             text = self._echo(index) + piece if is_first else str(piece)
             choice: dict[str, Any] = {"text": text, "index": index, "finish_reason": None}
-            return {**choice, "logprobs": text_logprobs(piece.logprobs)} if piece.logprobs else choice
+            return {**choice, "logprobs": text_logprobs(piece.logprobs, offset)} if piece.logprobs else choice
         delta: dict[str, Any] = {"role": "assistant"} if is_first else {}
         if piece or not (piece.thinking or piece.tool_calls):
             delta["content"] = str(piece)
@@ -161,11 +161,13 @@ class Choice:
         self._index = index
         self._running = running
         self._is_first = True
+        self._offset = 0
 
     def piece(self, piece: Delta) -> bytes:
         """See Framing."""
-        choice = self._all.piece(piece, self._index, is_first=self._is_first)
+        choice = self._all.piece(piece, self._index, is_first=self._is_first, offset=self._offset)
         self._is_first = False
+        self._offset += len(piece)
         # A caller that may leave can come back. Of several choices' streams it could name but one place.
         comes_back = self._running.is_detached and self._all.is_alone and piece.entry_id
         event_id = f"{self._running.id}/{piece.entry_id}" if comes_back else ""
@@ -211,9 +213,9 @@ def chat_logprobs(given: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def text_logprobs(given: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Log probabilities as completions have them."""
-    tokens, offsets, offset = list(given), [], 0
+def text_logprobs(given: Iterable[Mapping[str, Any]], offset: int = 0) -> dict[str, Any]:
+    """Log probabilities as completions have them; `offset` characters came before them."""
+    tokens, offsets = list(given), []
     for token in tokens:
         offsets.append(offset)
         offset += len(token["token"])
