@@ -88,7 +88,9 @@ async def test_a_chat(client: AsyncOpenAI) -> None:
 
 
 async def test_both_names_of_the_limit_count(client: AsyncOpenAI) -> None:
-    answer = await client.chat.completions.create(model="smollm2", messages=HELLO, max_completion_tokens=3)
+    answer = await client.chat.completions.create(
+        model="smollm2", messages=HELLO, max_completion_tokens=3, temperature=0
+    )
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 3
 
@@ -326,7 +328,9 @@ async def test_the_events_of_a_response(client: AsyncOpenAI) -> None:
 
 async def test_the_events_of_a_response_are_numbered(our_client: AsyncOpenAI) -> None:
     # llama-server does not number its.
-    async with our_client.responses.stream(model="smollm2", input="Hello", max_output_tokens=4) as stream:
+    async with our_client.responses.stream(
+        model="smollm2", input="Hello", max_output_tokens=4, temperature=0
+    ) as stream:
         events = [event async for event in stream]
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert events[-1].type == "response.incomplete"
