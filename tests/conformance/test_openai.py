@@ -329,7 +329,7 @@ async def test_the_events_of_a_response(client: AsyncOpenAI) -> None:
 async def test_the_events_of_a_response_are_numbered(our_client: AsyncOpenAI) -> None:
     # llama-server does not number its.
     async with our_client.responses.stream(
-        model="smollm2", input="Hello", max_output_tokens=4, temperature=0
+        model="smollm2", input="Say hello.", max_output_tokens=4, temperature=0
     ) as stream:
         events = [event async for event in stream]
     assert [event.sequence_number for event in events] == list(range(len(events)))
