@@ -91,7 +91,7 @@ async def test_each_recorded_request_is_answered_as_ollama_answered_it(redis_url
     found: dict[str, str] = {}
     async with (
         OllamaDouble(MODELS) as ollama,
-        worker(redis_url, ollama.url, advertise_seconds=0.1) as agent,
+        worker(redis_url, ollama.url, advertise_seconds=5.0) as agent,
         gateway(redis_url) as http,
     ):
         for recorded in RECORDED:
