@@ -34,6 +34,7 @@ class StormPlan:
         redis_kills: kill -9 of Redis, which comes back with its log.
         cancels: jobs that their client cancels meanwhile, waiting or running.
         job_ms: how long a backend takes for a job.
+        spread: share of the jobs that have ended when the last fault comes; the rest must outlast the longest freeze.
         fenced: False = without the fence; such a storm has to find answers doubled.
     """
 
@@ -46,6 +47,7 @@ class StormPlan:
     slots: int = 4
     lease_seconds: float = 1.0
     job_ms: int = 300
+    spread: float = 0.9
     fenced: bool = True
     seed: int = 1
     patience_seconds: float = 120.0
@@ -157,7 +159,7 @@ class _Faults:
         chance.shuffle(kinds)
         async with asyncio.TaskGroup() as freezing:
             for number, kind in enumerate(kinds):
-                await self._until_done(0.9 * number / len(kinds))
+                await self._until_done(plan.spread * number / len(kinds))
                 self.group.revive()
                 if kind == "redis":
                     await self._kill_redis()

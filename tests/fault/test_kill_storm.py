@@ -7,7 +7,10 @@ from storm import StormPlan, StormReport, storm
 
 
 async def test_a_storm_of_kills_and_freezes_loses_nothing_and_doubles_nothing() -> None:
-    report = await storm(StormPlan(jobs=400, kills=25, stops=15, cancels=20, lease_seconds=2.0, seed=20))
+    plan = StormPlan(
+        jobs=400, kills=25, stops=15, cancels=20, lease_seconds=2.0, job_ms=600, spread=0.6, seed=20
+    )
+    report = await storm(plan)
     _all_answered_once(report)
     assert report.attempts > report.plan.jobs, "no fault hit a job: the storm proved nothing"
     assert len(report.reclaims) >= report.kills / 2
