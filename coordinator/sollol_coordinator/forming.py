@@ -91,7 +91,8 @@ class Former:
         await self._keep(found)
         head, *members = self.group.parts
         await self._say(f"forming group {id}: starting rpc-servers")
-        lend = {"certificate": str(told[head[0]]["certificate"])}
+        at_head = told[head[0]]
+        lend = {"certificate": str(at_head["certificate"]), "head_address": str(at_head["address"])}
         lent = await self._all(Verb.LEND, members, lend, _LEND_SECONDS)
         self.group = replace(self.group, state=GroupState.LOADING)
         await self._say(f"forming group {id}: loading {self.group.model}")
@@ -144,6 +145,7 @@ class Former:
                     "address": str(told[name]["address"]),
                     "port": int(lent[name]["port"]),
                     "certificate": str(told[name]["certificate"]),
+                    "is_local": bool(lent[name].get("is_local", False)),
                     **_share_of(name, told[name]["devices"], len(lent[name]["devices"]), places),
                 }
                 for name, _ in self.group.parts[1:]

@@ -143,7 +143,9 @@ async def nodes(redis_url: str, toy_chat_model: Path) -> AsyncIterator[Nodes]:
 def _agent(url: str, node: str, model: Path) -> Agent:
     config = WorkerConfig(node=node, lease_seconds=4.0, advertise_seconds=1.0, poll_seconds=0.5)
     files = ModelFiles({"big": model}, stores=())
-    settings = GroupSettings(files=files, address="127.0.0.1", threads=1, record_seconds=0.5)
+    # Addresses that differ stand for machines that differ.
+    address = {"head": "127.0.0.1", "member": "127.0.0.2"}[node]
+    settings = GroupSettings(files=files, address=address, threads=1, record_seconds=0.5)
     return Agent(parse(url), config, [EchoBackend("echo://?models=small")], groups=settings)
 
 
@@ -319,7 +321,7 @@ async def test_a_member_with_another_certificate_is_not_used(nodes: Nodes) -> No
         await leader.order(nodes.member.worker, Verb.LEND, certificate=told["certificate"])
     )
     # The head is told its own certificate instead of the member's.
-    member = {"node": "member", "address": "127.0.0.1", "port": lent["port"], "layers": [2]}
+    member = {"node": "member", "address": "127.0.0.2", "port": lent["port"], "layers": [2]}
     order = await leader.order(
         nodes.head.worker,
         Verb.LEAD,

@@ -191,7 +191,8 @@ class OrderDesk:
         if order.verb is Verb.LEND:
             threads = threads_for(os.cpu_count() or 1, self._settings.threads)
             certificate = str(order.arguments["certificate"])
-            return await self._part.lend(self.address, certificate, threads=threads)
+            is_local = order.arguments.get("head_address") == self.address
+            return await self._part.lend(self.address, certificate, threads=threads, is_local=is_local)
         return await self._lead(order, self._part)
 
     def _check(self, order: Order) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class Member:
     """A node that lends memory.
 
     Attributes:
-        address, port: of its tunnel. certificate: that it must show. layers: for each of its devices.
+        address, port: of its tunnel; of its rpc-server if it is_local, on the head's own machine.
+        certificate: that it must show. layers: for each of its devices.
         weights_bytes: that will be sent there, at most.
     """
 
@@ -42,6 +44,7 @@ class Member:
     certificate: str
     layers: tuple[int, ...]
     weights_bytes: float = 0.0
+    is_local: bool = False
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Member:
@@ -53,6 +56,7 @@ class Member:
             str(data["certificate"]),
             tuple(int(each) for each in data["layers"]),
             float(data.get("weights_bytes", 0.0)),
+            bool(data.get("is_local", False)),
         )
 
 
@@ -128,9 +132,10 @@ class Head:
         self._split = split
         self._version = version
         self._progress = progress
+        self._far = [member for member in split.members if not member.is_local]
         passages = [
             Passage(("127.0.0.1", 0), (each.address, each.port), False, each.certificate)
-            for each in split.members
+            for each in self._far
         ]
         self._tunnel = Tunnel(passages, identity, logs / "tunnel-head.log")
         self._settings: dict[str, Any] = {
@@ -152,9 +157,9 @@ class Head:
         return self._server.url
 
     @property
-    def has_members(self) -> bool:
-        """Whether anybody lends it memory."""
-        return bool(self._split.members)
+    def has_tunnel(self) -> bool:
+        """Whether anybody on another machine lends it memory."""
+        return bool(self._far)
 
     @property
     def carried_bytes(self) -> int:
@@ -163,14 +168,15 @@ class Head:
 
     @property
     def cut_off(self) -> str:
-        """A member that the network has cut off; "" = none."""
-        return next((self._split.members[at].node for at in self._tunnel.cut), "")
+        """A member that is not there any more, for whatever reason; "" = none."""
+        gone = [self._far[at].node for at in (self._tunnel.cut if self._far else ())]
+        return next(iter([*gone, *(each.node for each in self._split.members if _is_gone(each))]), "")
 
     @property
     def is_running(self) -> bool:
         """Whether the server and its tunnel live."""
-        has_tunnel = self._tunnel.is_running or not self._split.members
-        return self._server is not None and self._server.is_running and has_tunnel
+        is_tunnelled = self._tunnel.is_running or not self._far
+        return self._server is not None and self._server.is_running and is_tunnelled
 
     async def start(self) -> dict[str, float]:
         """Connect, check and load; gives MiB by node and buffer, as llama-server reported them ("gpu-2 KV": 24.0).
@@ -180,7 +186,7 @@ class Head:
             BackendError: the server does not load the model.
         """
         try:
-            ports = await self._tunnel.start() if self._split.members else ()
+            ports = await self._ports()
             for member, port in zip(self._split.members, ports, strict=True):
                 await self._check(member, port)
             self._server = LlamaServerProcess(
@@ -197,6 +203,11 @@ class Head:
             raise
         nodes = {port: member.node for port, member in zip(ports, self._split.members, strict=True)}
         return read_buffers(self._server.log, self._node, nodes)
+
+    async def _ports(self) -> list[int]:
+        """Where each member is reached on loopback: the near end of its tunnel, or its rpc-server itself."""
+        near = iter(await self._tunnel.start() if self._far else ())
+        return [member.port if member.is_local else next(near) for member in self._split.members]
 
     async def stop(self) -> None:
         """End it at once; what it was working on is cut off."""
@@ -231,13 +242,22 @@ class Head:
 
     async def _tell(self) -> None:
         began = time.monotonic()
-        expected = sum(member.weights_bytes for member in self._split.members)
+        expected = sum(member.weights_bytes for member in self._far)
         while True:
             await asyncio.sleep(_TELL_SECONDS)
             if expected > 0:
                 share = min(0.99, self.carried_bytes / expected)
                 took = time.monotonic() - began
                 self._progress(share, took * (1 - share) / share if share > 0.01 else 0.0)
+
+
+def _is_gone(member: Member) -> bool:
+    """Whether a member on this machine has no rpc-server any more."""
+    if not member.is_local:
+        return False
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", member.port)) != 0
 
 
 def read_buffers(log: Path, head: str, members: Mapping[int, str]) -> dict[str, float]:

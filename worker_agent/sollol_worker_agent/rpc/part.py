@@ -66,23 +66,31 @@ class Part:
         """Where its processes write; gone with it."""
         return self._logs
 
-    async def lend(self, address: str, certificate: str, *, threads: int) -> dict[str, Any]:
+    async def lend(
+        self, address: str, certificate: str, *, threads: int, is_local: bool = False
+    ) -> dict[str, Any]:
         """Start a fresh rpc-server, and a tunnel to it that only the holder of `certificate` comes through.
 
+        Args:
+            is_local: the head is on this very machine and reaches the rpc-server's port on loopback: no tunnel.
+
         Returns:
-            port of the tunnel, version of the protocol, devices with free_mib and total_mib.
+            port (of the tunnel, or of the rpc-server itself), is_local, version of the protocol, devices with free_mib
+            and total_mib.
 
         Raises:
             BackendError: one of them does not start.
         """
         self._server = RpcServer(log_directory=self._logs, threads=threads)
         report = await self._server.start()
-        passage = Passage((address, 0), ("127.0.0.1", self._server.port), True, certificate)
-        self._tunnel = Tunnel([passage], self.identity, self._logs / "tunnel.log")
-        (port,) = await self._tunnel.start()
+        port = self._server.port
+        if not is_local:
+            passage = Passage((address, 0), ("127.0.0.1", port), True, certificate)
+            self._tunnel = Tunnel([passage], self.identity, self._logs / "tunnel.log")
+            (port,) = await self._tunnel.start()
         self._watch()
         devices = [{"free_mib": each.free_mib, "total_mib": each.total_mib} for each in report.devices]
-        return {"port": port, "version": list(report.version or ()), "devices": devices}
+        return {"port": port, "is_local": is_local, "version": list(report.version or ()), "devices": devices}
 
     async def lead(self, head: Head) -> dict[str, float]:
         """Start the head; gives what it reported. Raises BackendError as `Head.start` does."""
@@ -130,7 +138,7 @@ class Part:
             return self._silence()  # 3
         if self._server is None or not self._server.is_running:
             return "the rpc-server has ended"  # 1
-        if self._tunnel is None or not self._tunnel.is_running:
+        if self._tunnel is not None and not self._tunnel.is_running:
             return "the tunnel has ended"  # 1
         return self._frozen()  # 2
 
@@ -149,7 +157,7 @@ class Part:
     def _silence(self) -> str:
         assert self.head is not None  # noqa: S101  # only a head is asked
         carried, now = self.head.carried_bytes, time.monotonic()
-        if carried != self._carried[0] or not self.head.has_members or not self._is_working():
+        if carried != self._carried[0] or not self.head.has_tunnel or not self._is_working():
             self._carried = (carried, now)
             return ""
         silent = now - self._carried[1]
