@@ -111,7 +111,11 @@ async def test_a_group_outlives_its_coordinator(fleet: Fleet, client: Client) ->
     for name, ram in zip("abc", RAM_MIB, strict=True):
         fleet.worker(name, ram)
     await is_formable(client)
-    await wait_until(lambda: bool(client.groups()), timeout=30, what="there is a group")
+    await wait_until(
+        lambda: [group.state for group in client.groups()] == [GroupState.READY],
+        timeout=30,
+        what="the group is ready",
+    )
     leads = "first" if "leads now" in fleet.log("first") else "second"
     other = "second" if leads == "first" else "first"
 

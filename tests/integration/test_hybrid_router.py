@@ -110,7 +110,8 @@ def test_without_a_fabric_it_starts_one_and_a_group_answers(bare: Path) -> None:
 
     assert answer["message"]["content"]
     assert answer["_sollol_routing"]["mode"] == "rpc"
-    assert (stats["total_requests"], stats["distributed_requests"], len(stats["groups"])) == (1, 1, 1)
+    assert (stats["total_requests"], stats["distributed_requests"]) == (1, 1)
+    assert len(stats["groups"]) == 1, stats["groups"]
     assert len(stats["nodes"]) == 4
     assert started
     left = {each.pid for each in psutil.Process().children(recursive=True)} & started

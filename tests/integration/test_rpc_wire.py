@@ -67,6 +67,31 @@ async def test_another_kind_of_server(says: bytes) -> None:
     assert "RPC" in report.why
 
 
+async def test_many_start_at_once_on_a_new_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them would make the directory for large tensors, and end if another one had just done so."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    servers = [RpcServer(log_directory=tmp_path / str(at)) for at in range(6)]
+    try:
+        reports = await asyncio.gather(*(server.start() for server in servers))
+    finally:
+        await asyncio.gather(*(server.stop() for server in servers))
+
+    assert {report.state for report in reports} == {RpcState.IDLE}
+    assert (tmp_path / ".cache/llama.cpp/rpc").is_dir()
+
+
+async def test_where_nothing_can_be_kept_it_starts_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LLAMA_CACHE", str(tmp_path / "file"))
+    server = RpcServer(log_directory=tmp_path)
+    try:
+        assert (await server.start()).state is RpcState.IDLE
+    finally:
+        await server.stop()
+
+
 async def test_a_stopped_server_is_gone(tmp_path: Path) -> None:
     server = RpcServer(log_directory=tmp_path, caches=False)
     await server.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from sollol_broker.child import ChildProcess, describe_exit, free_port, is_taken, last_lines
@@ -68,11 +69,12 @@ class RpcServer:
             raise BackendError(f"port {self.port} of 127.0.0.1 is taken: choose another")
         command = [str(binary.path), "-H", _ADDRESS, "-p", str(self.port), "-t", str(self._threads)]
         environment = binary.full_environment()
+        caches = self._caches and await asyncio.to_thread(_make_cache, environment)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
         try:
             self._process = ChildProcess(
-                [*command, *(("-c",) if self._caches else ())], environment=environment, log=self.log
+                [*command, *(("-c",) if caches else ())], environment=environment, log=self.log
             )
         except OSError as error:
             raise BackendError(f"the rpc-server cannot be started: {error}") from error
@@ -111,3 +113,18 @@ class RpcServer:
                     f"the rpc-server did not answer within {_START_SECONDS:.0f} s: {report.why}"
                 )
             await asyncio.sleep(_POLL_SECONDS)
+
+
+def _make_cache(environment: Mapping[str, str]) -> bool:
+    """Make the directory for large tensors; False where that is not allowed, and none are kept.
+
+    Several rpc-servers that start at once on a new machine would get in each other's way, and one of them would end.
+    """
+    usual = (
+        Path(environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME", "/")) / ".cache") / "llama.cpp"
+    )
+    try:
+        (Path(environment.get("LLAMA_CACHE") or usual) / "rpc").mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return True
