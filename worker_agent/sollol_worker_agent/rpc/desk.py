@@ -102,6 +102,8 @@ class OrderDesk:
         self._settings = settings
         self._build = LlamaBuild()
         self._files: dict[str, ModelFile] = {}
+        # As adverts tell it; looked up beforehand, as a name may take seconds and an advert is due every few.
+        self._local_address = "127.0.0.1"
         self._part: Part | None = None
         # How the last group ended here, if it did so badly: for the coordinator to read.
         self._fault: dict[str, str] = {}
@@ -121,7 +123,7 @@ class OrderDesk:
     @property
     def address(self) -> str:
         """Where other nodes reach this one."""
-        return self._settings.address or _local_address(self._url)
+        return self._settings.address or self._local_address
 
     def advert(self) -> dict[str, Any]:
         """What the node's advert says of it; files that are served anyway included."""
@@ -304,6 +306,7 @@ class OrderDesk:
 
     async def _look_loop(self) -> None:
         while True:
+            self._local_address = await asyncio.to_thread(_local_address, self._url)
             self._build = await find_build() if not self._build.build else self._build
             self._files = await asyncio.to_thread(self._settings.files.look)
             await asyncio.sleep(_FILES_SECONDS)
