@@ -56,14 +56,20 @@ async def hear_all(asked: Sequence[Asked], *, patience_seconds: float) -> list[T
 
 
 async def read_ledger(
-    client: Any, keys: Keys, asked: Sequence[Asked], told: Sequence[Told], *, may_lack_last: bool = False
+    client: Any,
+    keys: Keys,
+    asked: Sequence[Asked],
+    told: Sequence[Told],
+    *,
+    may_lack_last: bool = False,
+    may_be_forgotten: bool = False,
 ) -> Ledger:
     """The sum over all jobs.
 
     Args:
         client: a plain Redis client.
         told: what the client of each was told.
-        may_lack_last: see Account.
+        may_lack_last, may_be_forgotten: see Account.
     """
     written = await read_events(client, keys, [each.job.id for each in asked])
     return balance(
@@ -75,6 +81,7 @@ async def read_ledger(
             each.streams,
             each.may_end,
             may_lack_last,
+            may_be_forgotten,
         )
         for each, heard in zip(asked, told, strict=True)
     )

@@ -30,11 +30,16 @@ class PoweredBroker:
         note = self._log.with_name(f"{self._log.name}.safe")
         return int(note.read_text() or 0) if note.exists() else 0
 
-    def cut(self) -> int:
-        """Pull the plug; gives the bytes that were lost. `broker.start` brings it back."""
+    def cut(self, safe: int | None = None) -> int:
+        """Pull the plug; gives the bytes that were lost. `broker.start` brings it back.
+
+        Args:
+            safe: what the disk had confirmed; None = as much as it has by now.
+        """
         self.broker.kill()
-        lost = self._log.stat().st_size - self.safe_bytes
-        os.truncate(self._log, self.safe_bytes)
+        safe = self.safe_bytes if safe is None else safe
+        lost = self._log.stat().st_size - safe
+        os.truncate(self._log, safe)
         return lost
 
     @property

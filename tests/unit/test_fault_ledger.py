@@ -97,3 +97,9 @@ def test_what_may_be_answered_anyhow_is_only_counted() -> None:
     ledger = balance([Account("j1", WHOLE), Account("j2", (), own_text="x")])
     assert (ledger.submitted, ledger.ends) == (2, {"done": 1})
     assert [finding.fault for finding in ledger.findings] == [Fault.LOST]
+
+
+@pytest.mark.parametrize(("told", "faults"), [(HEARD, []), (Told(), [Fault.LOST, Fault.SILENT])])
+def test_redis_may_forget_only_what_its_client_was_told(told: Told, faults: list[Fault]) -> None:
+    ledger = balance([replace(of(WHOLE[:3], told), may_be_forgotten=True)])
+    assert [finding.fault for finding in ledger.findings] == faults
