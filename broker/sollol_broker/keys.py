@@ -116,6 +116,14 @@ class Keys:
         """String (msgpack): what an admin asks a worker's LLM server about its models. TTL 60 s."""
         return f"{self.prefix}:call:{call_id}"
 
+    def file(self, file_id: str) -> str:
+        """Hash: a file that was uploaded over HTTP: `record`, and its parts by number. TTL, as its sender chose."""
+        return f"{self.prefix}:file:{file_id}"
+
+    def files(self, app: str) -> str:
+        """Hash: an application's files, by when they run out (ms), and their bytes. TTL of the last of them."""
+        return f"{self.prefix}:files:{key_part(app)}"
+
     def group(self, group: str) -> str:
         """Hash: a group of nodes that serves one model together. TTL, renewed by the leader."""
         return f"{self.prefix}:group:{key_part(group)}"

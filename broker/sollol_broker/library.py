@@ -41,6 +41,7 @@ VERBS = (
     "formable",
     "ask",
     "call",
+    "keep",
 )
 
 

@@ -14,6 +14,8 @@ def test_every_path_is_described_and_every_body_that_our_checks_know() -> None:
     assert {"/", "/api/chat", "/v1/chat/completions", "/v1/messages", "/api/jobs/{id}"} <= set(told["paths"])
     assert "/v1/models/{model}" in told["paths"], "without Starlette's own word"
     assert set(told["paths"]["/api/jobs"]) == {"get", "post"}
+    upload = told["paths"]["/v1/files"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert upload["required"] == ["file", "purpose"]
     operations = [each for path in told["paths"].values() for each in path.values()]
     assert all(each["summary"] and "default" in each["responses"] for each in operations)
     chat = told["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]

@@ -23,5 +23,7 @@ local function cached_key(F, model) return F .. ':cached:' .. model end
 local function cache_key(F, request) return F .. ':cache:' .. request end
 local function call_key(F, id) return F .. ':call:' .. id end
 local function group_key(F, group) return F .. ':group:' .. group end
+local function file_key(F, id) return F .. ':file:' .. id end
+local function files_key(F, app) return F .. ':files:' .. app end
 local function usage_key(F, app) return F .. ':usage:' .. app end
 local function formable_key(F, model) return F .. ':formable:' .. model end

@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from sollol_broker.errors import SollolError
+from sollol_broker.file_store import FileStore
 
 from ..aio import AsyncClient
 from .anthropic import Anthropic
@@ -27,6 +28,7 @@ from .metrics import Metrics
 from .ollama import Ollama
 from .ollama_lists import OllamaLists
 from .openai import OpenAI
+from .openai_files import OpenAIFiles
 from .openapi import document
 from .refusals import quota_headers, refusal_of
 from .replies import json_reply
@@ -41,6 +43,7 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
     serving = Serving(client, config)
     metrics = Metrics()
     webhooks = Webhooks(config)
+    files = FileStore(client.session.broker, most_bytes=config.most_app_bytes)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -55,6 +58,7 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
             *Library(serving).routes(),
             *Jobs(serving, webhooks).routes(),
             *OpenAI(serving).routes(),
+            *OpenAIFiles(serving, files).routes(),
             *Anthropic(serving).routes(),
             *Service(serving, metrics).routes(),
             Route("/openapi.json", _describe, include_in_schema=False),

@@ -43,6 +43,8 @@ _PREFIX = "SOLLOL_GATEWAY_"
               help="Pages of this site may call; may be repeated.")  # fmt: skip
 @click.option("--max-body-mib", default=64, show_default=True, type=click.IntRange(1, 1024),
               help="Of one request.")  # fmt: skip
+@click.option("--max-file-mib", default=128, show_default=True, type=click.IntRange(1, 4096),
+              help="Of one uploaded file; an application has room for eight such.")  # fmt: skip
 @click.option("--max-requests", default=2048, show_default=True, type=click.IntRange(1),
               help="Under way at once, per process.")  # fmt: skip
 @click.option("--dashboard", default="http://127.0.0.1:8080/", show_default=True, metavar="URL",
@@ -61,6 +63,7 @@ def main(
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
     max_body_mib: int,
+    max_file_mib: int,
     max_requests: int,
     dashboard: str,
     webhook_hosts: tuple[str, ...],
@@ -86,6 +89,7 @@ def main(
             hosts=hosts,
             origins=origins,
             max_body_bytes=max_body_mib * 1024 * 1024,
+            max_file_bytes=max_file_mib * 1024 * 1024,
             max_requests=max_requests,
             dashboard=dashboard,
             webhook_hosts=webhook_hosts,

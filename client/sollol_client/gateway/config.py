@@ -22,7 +22,8 @@ class GatewayConfig:
         keys: whether every caller has to show an API key; always so where others than this machine can reach it.
         hosts: names in the Host header that are let in beside the usual ones of this machine; with a port or without.
         origins: pages of other sites that may call, such as "https://chat.example.org". None are by default.
-        max_body_bytes: of one request. max_requests: under way at the same time, per process.
+        max_body_bytes: of one request. max_file_bytes: of one uploaded file; an application may have eight times as
+            much in Redis at once. max_requests: under way at the same time, per process.
         patience_seconds: for which a stream waits for its first token before it begins with notes of its place in line.
         note_seconds: between two such notes.
         dashboard: the address of the monitoring page.
@@ -39,6 +40,7 @@ class GatewayConfig:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     max_body_bytes: int = 64 * _MIB
+    max_file_bytes: int = 128 * _MIB
     max_requests: int = 2048
     patience_seconds: float = 2.0
     note_seconds: float = 1.0
@@ -47,7 +49,7 @@ class GatewayConfig:
     webhook_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_requests", "patience_seconds", "note_seconds"):
+        for name in ("max_body_bytes", "max_file_bytes", "max_requests", "patience_seconds", "note_seconds"):
             if getattr(self, name) <= 0:
                 raise InvalidJob(f"{name}: more than 0 is needed, got {getattr(self, name)!r}", field=name)
         if "*" in self.origins:
@@ -63,6 +65,11 @@ class GatewayConfig:
         read = json.loads(text)
         fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in read.items()}
         return cls(**fields)
+
+    @property
+    def most_app_bytes(self) -> int:
+        """Of one application's uploaded files together."""
+        return 8 * self.max_file_bytes
 
     @property
     def is_loopback(self) -> bool:

@@ -73,6 +73,15 @@ _BODIES: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
     ),
 }
 
+# Bodies that are forms.
+_FORMS: dict[str, dict[str, Any]] = {
+    "/v1/files": {
+        "type": "object",
+        "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"enum": ["batch"]}},
+        "required": ["file", "purpose"],
+    }
+}
+
 
 def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     """The document that tells of these routes."""
@@ -105,6 +114,11 @@ def _operation(path: str, method: str, route: Route) -> dict[str, Any]:
             {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
             for name in names
         ]
+    if path in _FORMS and method == "POST":
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": _FORMS[path]}},
+        }
     if path in _BODIES and method in ("POST", "DELETE"):
         operation["requestBody"] = {
             "required": True,
