@@ -167,7 +167,7 @@ class Keys:
 
     @property
     def workers(self) -> str:
-        """Zset: worker ids by when their advert runs out (ms). Permanent."""
+        """Zset: worker ids by when their advert runs out (ms), or ran out within the last hour. Permanent."""
         return f"{self.prefix}:workers"
 
     @property

@@ -237,18 +237,32 @@ class Registry:
         waiting: list[JobView] = []
         for queue in await self.queues():
             members = await self._call("ZRANGE", keys.queue(key_part(queue.model)), 0, limit - 1)
-            waiting += await self._jobs([member.split(b"|")[0].decode() for member in members])
+            waiting += await self.jobs_of([member.split(b"|")[0].decode() for member in members])
         ended = await self._call("LRANGE", keys.ended, 0, limit - 1)
         return [
             *(await self._running(limit)),
             *waiting[:limit],
-            *(await self._jobs([each.decode() for each in ended])),
+            *(await self.jobs_of([each.decode() for each in ended])),
         ]
 
     async def job(self, job_id: str) -> JobView | None:
         """One job's record; None when Redis does not know it (any more)."""
-        found = await self._jobs([job_id])
+        found = await self.jobs_of([job_id])
         return found[0] if found else None
+
+    async def jobs_of(self, ids: list[str]) -> list[JobView]:
+        """The records of these jobs, in that order; those that Redis does not know (any more) are left out."""
+        names = (
+            *("state", "model", "app", "priority", "stream", "attempt", "node", "worker"),
+            *("submitted", "claimed", "first", "ended", "crashes", "errors", "releases", "tokens"),
+        )
+        views = []
+        for job_id, reply in zip(
+            ids, await self._each("HMGET", [self._broker.keys.job(i) for i in ids], *names), strict=True
+        ):
+            if reply[0] is not None:
+                views.append(_job(job_id, dict(zip(names, reply, strict=True))))
+        return views
 
     async def states(self, ids: list[str]) -> list[JobState | None]:
         """The state of each job; None for one that Redis does not know (any more)."""
@@ -329,20 +343,7 @@ class Registry:
 
     async def _running(self, limit: int) -> list[JobView]:
         ids = await self._call("ZRANGE", self._broker.keys.leases, 0, limit - 1)
-        return await self._jobs([each.decode() for each in ids])
-
-    async def _jobs(self, ids: list[str]) -> list[JobView]:
-        names = (
-            *("state", "model", "app", "priority", "stream", "attempt", "node", "worker"),
-            *("submitted", "claimed", "first", "ended", "crashes", "errors", "releases", "tokens"),
-        )
-        views = []
-        for job_id, reply in zip(
-            ids, await self._each("HMGET", [self._broker.keys.job(i) for i in ids], *names), strict=True
-        ):
-            if reply[0] is not None:
-                views.append(_job(job_id, dict(zip(names, reply, strict=True))))
-        return views
+        return await self.jobs_of([each.decode() for each in ids])
 
     async def _now_ms(self) -> float:
         seconds, micros = await self._call("TIME")

@@ -4,6 +4,9 @@
 --      6 node's fields (msgpack map of strings) 7… model key, model name, share (see _classes.lua) of each model
 -- returns {1 | 2 the inbox was made anew, what an operator has set for the node (msgpack; '' nothing)}
 -- allow-oom: a worker that cannot advertise is taken for dead.
+-- For so long it can be seen that a worker went without a word.
+local GONE_KEPT_MS = 3600 * 1000
+
 local function keep_inbox(F, who, ttl)
   local inbox, made = inbox_key(F, who), 1
   if redis.call('EXISTS', inbox) == 0 then
@@ -29,7 +32,7 @@ local function advertise(keys, a)
   redis.call('HSET', node, 'name', a[2], 'seen', ms(now))
   redis.call('PEXPIRE', node, ttl)
   redis.call('ZADD', F .. ':workers', until_ms, worker)
-  redis.call('ZREMRANGEBYSCORE', F .. ':workers', '-inf', ms(now - ttl))
+  redis.call('ZREMRANGEBYSCORE', F .. ':workers', '-inf', ms(now - GONE_KEPT_MS))
   local served = {}
   for i = 7, #a, 3 do
     served[#served + 1] = a[i]

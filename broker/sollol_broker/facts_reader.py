@@ -1,0 +1,202 @@
+"""Reads the facts of one moment from Redis: a few commands, and some per node and per model with something to tell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from .broker import Broker
+from .errors import SollolError
+from .facts import Facts, Gone, ServerFacts
+from .groups import read_groups
+from .registry import JobView, NodeView, QueueView, Registry
+
+_GONE_SECONDS = 3600.0
+_MOST_GONE = 100
+# Jobs that run are told of one by one up to so many; beyond that their number is.
+_MOST_RUNNING = 200
+# What a running job's record tells changes little: a new attempt, its first token.
+_JOB_KEPT_SECONDS = 4.0
+# What changes slowly is read again after so long.
+_SLOW_SECONDS = 10.0
+# Of the models that nobody serves and nobody waits for, so many are looked at each time, in turn.
+_SLEEPERS_AT_ONCE = 10
+
+
+class FactsReader:
+    """Reads one fabric again and again, and keeps what need not be read again.
+
+    Args:
+        broker: its user needs no more rights than the role `dashboard` has.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._registry = Registry(broker)
+        self._jobs: dict[str, tuple[float, JobView]] = {}
+        self._node_of: dict[str, str] = {}
+        self._waiting: set[str] = set()
+        self._turn = 0
+        self._slow: tuple[float, dict[str, Any]] = (0.0, {})
+
+    async def read(self) -> Facts:
+        """The facts now.
+
+        Raises:
+            BrokerUnavailable, NotAllowed
+        """
+        keys, now = self._broker.keys, await self._now()
+        nodes, gone, running, in_all, delayed, stats, dead, lately = await asyncio.gather(
+            self._registry.nodes(),
+            self._call("ZRANGEBYSCORE", keys.workers, f"{1000 * (now - _GONE_SECONDS):.0f}", f"({1000 * now:.3f}",
+                       "WITHSCORES", "LIMIT", 0, _MOST_GONE),
+            self._running(now),
+            self._call("ZCARD", keys.leases),
+            self._call("ZCARD", keys.delayed),
+            self._call("HGETALL", keys.stats),
+            self._call("ZCARD", keys.dead),
+            self._call("ZCOUNT", keys.dead, f"{1000 * (now - 3600):.0f}", "+inf"),
+        )  # fmt: skip
+        slow = await self._slowly(now)
+        vanished = [(each.decode(), float(at)) for each, at in _pairs(gone)]
+        self._note_nodes(nodes, [worker for worker, _ in vanished])
+        return Facts(
+            now=now,
+            nodes=tuple(nodes),
+            gone=tuple(self._gone(*each) for each in reversed(vanished)),
+            queues=tuple(await self._queues(nodes, running, now)),
+            running=tuple(running),
+            running_total=in_all,
+            delayed=delayed,
+            dead=dead,
+            dead_lately=lately,
+            counters={name.decode(): _int(value) for name, value in _pairs(stats)},
+            **slow,
+        )
+
+    async def _queues(self, nodes: list[NodeView], running: list[JobView], now: float) -> list[QueueView]:
+        keys = self._broker.keys
+        known = {k.decode(): v.decode() for k, v in _pairs(await self._call("HGETALL", keys.models))}
+        serving: dict[str, int] = {}
+        for node in nodes:
+            for worker in node.workers:
+                if worker.state == "up" and not node.controls.is_closed:
+                    for model in worker.models:
+                        serving[model] = serving.get(model, 0) + 1
+        runs: dict[str, int] = {}
+        for job in running:
+            runs[job.model] = runs.get(job.model, 0) + 1
+        awake = {
+            key for key, name in known.items() if name in serving or name in runs or key in self._waiting
+        }
+        chosen = [*awake, *self._some_of(sorted(known.keys() - awake))]
+        rows = await asyncio.gather(*(self._queue(key) for key in chosen))
+        self._waiting = {key for key, (waiting, _) in zip(chosen, rows, strict=True) if waiting}
+        found = []
+        for key, (waiting, since) in zip(chosen, rows, strict=True):
+            name = known[key]
+            if waiting or name in serving or name in runs:
+                oldest = max(0.0, now - since) if waiting and since else 0.0
+                found.append(
+                    QueueView(name, waiting, runs.get(name, 0), round(oldest, 3), serving.get(name, 0))
+                )
+        return sorted(found, key=lambda queue: (-queue.waiting, -queue.running, queue.model))
+
+    async def _queue(self, model_key: str) -> tuple[int, float]:
+        """How many wait, and since when the first does."""
+        key = self._broker.keys.queue(model_key)
+        waiting, head = await asyncio.gather(self._call("ZCARD", key), self._call("ZRANGE", key, 0, 0))
+        parts = head[0].split(b"|") if head else []
+        return int(waiting), _int(parts[3]) / 1000 if len(parts) > 3 else 0.0
+
+    def _some_of(self, sleepers: list[str]) -> list[str]:
+        if not sleepers:
+            return []
+        start = self._turn % len(sleepers)
+        self._turn = start + _SLEEPERS_AT_ONCE
+        return (sleepers[start:] + sleepers[:start])[:_SLEEPERS_AT_ONCE]
+
+    async def _running(self, now: float) -> list[JobView]:
+        ids = [
+            each.decode()
+            for each in await self._call("ZRANGE", self._broker.keys.leases, 0, _MOST_RUNNING - 1)
+            if not each.endswith(b"|h")
+        ]
+        kept = {
+            each: found
+            for each in ids
+            if (found := self._jobs.get(each)) and found[0] > now - _JOB_KEPT_SECONDS
+        }
+        for job in await self._registry.jobs_of([each for each in ids if each not in kept]):
+            kept[job.id] = (now, job)
+        self._jobs = kept
+        return [kept[each][1] for each in ids if each in kept and not kept[each][1].state.is_terminal]
+
+    def _note_nodes(self, nodes: list[NodeView], vanished: list[str]) -> None:
+        """A worker's name begins with its node's, but not with one that had to be hashed."""
+        live = {worker.id: node.name for node in nodes for worker in node.workers}
+        self._node_of = live | {each: self._node_of[each] for each in vanished if each in self._node_of}
+
+    def _gone(self, worker: str, until_ms: float) -> Gone:
+        node = self._node_of.get(worker) or worker.rpartition(".")[0] or worker
+        return Gone(worker, node, round(until_ms / 1000, 3))
+
+    async def _slowly(self, now: float) -> dict[str, Any]:
+        at, known = self._slow
+        if known and now - at < _SLOW_SECONDS:
+            return known
+        apps, groups, leader, server = await asyncio.gather(
+            self._registry.apps(),
+            read_groups(self._broker),
+            self._call("HMGET", self._broker.keys.leader, "id", "until"),
+            self._server(),
+        )
+        leads = leader[0] is not None and float(leader[1] or 0) > 1000 * now
+        known = {
+            "apps": tuple(apps),
+            "groups": tuple(groups),
+            "leader": leader[0].decode() if leads else "",
+            "server": server,
+        }
+        self._slow = now, known
+        return known
+
+    async def _server(self) -> ServerFacts:
+        try:
+            text = await self._call("INFO")
+        except SollolError:
+            return ServerFacts()  # a user without INFO
+        return server_facts(dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line))
+
+    async def _now(self) -> float:
+        seconds, micros = await self._call("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    async def _call(self, *command: object) -> Any:
+        return await self._broker.link.call(*command)
+
+
+def server_facts(info: Mapping[str, str]) -> ServerFacts:
+    """What INFO tells."""
+    bad = [
+        name for name in ("aof_last_write_status", "rdb_last_bgsave_status") if info.get(name, "ok") != "ok"
+    ]
+    return ServerFacts(
+        version=info.get("valkey_version") or info.get("redis_version", ""),
+        persistent=info["aof_enabled"] == "1" if "aof_enabled" in info else None,
+        write_failed=bool(bad),
+        used_bytes=_int(info.get("used_memory", "0")),
+        most_bytes=_int(info.get("maxmemory", "0")),
+    )
+
+
+def _int(text: bytes | str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return 0
+
+
+def _pairs(flat: list[bytes]) -> zip[tuple[bytes, bytes]]:
+    return zip(flat[::2], flat[1::2], strict=True)
