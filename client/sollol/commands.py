@@ -1,0 +1,34 @@
+"""The commands beside `sollol`. Each room has its own; here a missing extra becomes one clear line."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+__all__ = ["coordinator", "gateway", "worker"]
+
+
+def worker() -> None:
+    """`sollol-worker`."""
+    _run("sollol_worker_agent.cli", command="sollol-worker", extra="worker")
+
+
+def gateway() -> None:
+    """`sollol-gateway`."""
+    _run("sollol_client.gateway.cli", command="sollol-gateway", extra="gateway")
+
+
+def coordinator() -> None:
+    """`sollol-coordinator`."""
+    _run("sollol_coordinator.cli", command="sollol-coordinator", extra="coordinator")
+
+
+def _run(module: str, *, command: str, extra: str) -> None:
+    try:
+        main = import_module(module).main
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("sollol"):
+            raise  # not an extra that is missing, but a part of ours
+        sys.stderr.write(f"error: {command} needs {error.name}: pip install 'sollol[{extra}]'\n")
+        raise SystemExit(1) from None
+    main()
