@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from sollol_broker.errors import BackendError, InvalidJob
-from sollol_client.portal import Portal
+from sollol_broker.portal import Portal
 from sollol_coordinator.estimate import Load
 from sollol_worker_agent.llama_process import LlamaServerProcess
 from sollol_worker_agent.rpc.machine import find_build

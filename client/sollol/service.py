@@ -17,9 +17,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sollol_broker.errors import SollolError
+from sollol_broker.portal import Portal
 from sollol_broker.version import VERSION
 from sollol_client import AsyncClient, Client
-from sollol_client.portal import Portal
 
 from .config import SOLLOLConfig
 from .pool import OllamaPool

@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 from sollol_broker.errors import ClientClosed, SollolError
 from sollol_broker.link import LinkConfig
 from sollol_broker.names import canonical_model, key_part
+from sollol_broker.portal import Portal
 from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
 from sollol_broker.words import JobState
 
@@ -22,7 +23,6 @@ from .cache_key import CacheSettings
 from .follow import check_entry_id
 from .jobs import Job
 from .operate import Operating
-from .portal import Portal
 from .request import Request
 from .session import Session, broker_url
 from .submit import Submitter

@@ -19,8 +19,8 @@ from sollol_broker import controls
 from sollol_broker.embedded import EmbeddedBroker
 from sollol_broker.errors import BackendError, BrokerUnavailable, SollolError
 from sollol_broker.operations import Operations
+from sollol_broker.portal import Portal
 from sollol_broker.url import parse
-from sollol_client.portal import Portal
 
 from .address import USUAL_PRIORITY, NodeAddress
 
