@@ -74,6 +74,14 @@ def toy_embed_server(toy_embedding_model: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
+def toy_rerank_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real llama-server with the reranking model "toy-rank" and two slots."""
+    model = toy_models.make_toy_reranker(tmp_path_factory.mktemp("models") / "toy-rank.gguf")
+    with _serving(model, "toy-rank", tmp_path_factory.mktemp("logs")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, a real model that chats."""
     return smollm2()

@@ -5,6 +5,7 @@ They answer fast and always at full length. What they say means nothing.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +52,29 @@ def make_toy_embedding(path: Path, *, layers: int = 2, embd: int = 64) -> Path:
     )
 
 
+def make_toy_reranker(path: Path, *, layers: int = 2, embd: int = 64) -> Path:
+    """Write a model of the BERT kind that gives a score to a query and a text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_name("toy-rank")
+    writer.add_context_length(CONTEXT_TOKENS)
+    writer.add_embedding_length(embd)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(2 * embd)
+    writer.add_head_count(_HEADS)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.RANK)
+    writer.add_token_type_count(1)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    _, vocabulary = _add_vocabulary(writer)
+    writer.add_sep_token_id(2)
+    for tensor, values in _ranking_tensors(layers, embd, vocabulary).items():
+        writer.add_tensor(tensor, values)
+    _close(writer)
+    return path
+
+
 def _write(
     path: Path, *, name: str, layers: int, embd: int, ftype: FloatType, pooling: gguf.PoolingType | None
 ) -> Path:
@@ -72,11 +96,15 @@ def _write(
     for tensor, values in _tensors(layers, embd, vocabulary, first_printable).items():
         keep = ftype == "f32" or values.ndim == 1
         writer.add_tensor(tensor, values if keep else values.astype(np.float16))
+    _close(writer)
+    return path
+
+
+def _close(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter) -> tuple[int, int]:
@@ -109,10 +137,7 @@ def _tensors(
     layers: int, embd: int, vocabulary: int, first_printable: int
 ) -> dict[str, npt.NDArray[np.float32]]:
     random = np.random.default_rng(7)
-
-    def weights(rows: int, columns: int, scale: float = 1.0) -> npt.NDArray[np.float32]:
-        return random.standard_normal((rows, columns), np.float32) * np.float32(scale / columns**0.5)
-
+    weights = partial(_weights, random)
     kv = _KV_HEADS * (embd // _HEADS)
     ones = np.ones(embd, np.float32)
     tensors = {"token_embd.weight": random.standard_normal((vocabulary, embd), np.float32)}
@@ -132,3 +157,40 @@ def _tensors(
     # A score of 0 against about 20 for the best word: control tokens, the end mark too, are never chosen.
     output[:first_printable] = 0
     return tensors | {"output_norm.weight": ones, "output.weight": output}
+
+
+def _ranking_tensors(layers: int, embd: int, vocabulary: int) -> dict[str, npt.NDArray[np.float32]]:
+    random = np.random.default_rng(7)
+    weights = partial(_weights, random)
+    ones, zeros = np.ones(embd, np.float32), np.zeros(embd, np.float32)
+    tensors = {
+        "token_embd.weight": random.standard_normal((vocabulary, embd), np.float32),
+        "token_types.weight": np.zeros((1, embd), np.float32),
+        "position_embd.weight": weights(CONTEXT_TOKENS, embd),
+        "token_embd_norm.weight": ones,
+        "token_embd_norm.bias": zeros,
+    }
+    for layer in range(layers):
+        tensors |= {
+            f"blk.{layer}.attn_{part}.weight": weights(embd, embd) for part in ("q", "k", "v", "output")
+        }
+        tensors |= {
+            f"blk.{layer}.attn_{part}.bias": zeros for part in ("q", "k", "v", "output", "output_norm")
+        }
+        tensors |= {
+            f"blk.{layer}.attn_output_norm.weight": ones,
+            f"blk.{layer}.ffn_up.weight": weights(2 * embd, embd),
+            f"blk.{layer}.ffn_up.bias": np.zeros(2 * embd, np.float32),
+            f"blk.{layer}.ffn_down.weight": weights(embd, 2 * embd),
+            f"blk.{layer}.ffn_down.bias": zeros,
+            f"blk.{layer}.layer_output_norm.weight": ones,
+            f"blk.{layer}.layer_output_norm.bias": zeros,
+        }
+    score = {"cls.output.weight": weights(1, embd, 4), "cls.output.bias": np.zeros(1, np.float32)}
+    return tensors | {"cls.weight": weights(embd, embd), "cls.bias": zeros} | score
+
+
+def _weights(
+    random: np.random.Generator, rows: int, columns: int, scale: float = 1.0
+) -> npt.NDArray[np.float32]:
+    return random.standard_normal((rows, columns), np.float32) * np.float32(scale / columns**0.5)

@@ -44,6 +44,11 @@ class Requires(BaseModel):
         return pack(wanted) if wanted else b""
 
 
+def rerank_label(model: str) -> str:
+    """The label that a worker has for each model with which it can rerank; jobs of that kind require it."""
+    return f"{JobKind.RERANK}:{model}"
+
+
 class Trace(BaseModel):
     """W3C trace context, carried from the submitter to the worker."""
 
@@ -57,15 +62,15 @@ class Envelope(BaseModel):
     """All that a worker needs to know of a job. The rest of its life lies in the job's hash.
 
     Attributes:
-        payload: the request with Ollama's names, as the backend gets it; `messages`, `prompt` or
-            `input` according to `kind`, and whatever else the caller gave.
+        payload: the request with Ollama's names, as the backend gets it; `messages`, `prompt`, `input`, or
+            `query` and `documents` according to `kind`, and whatever else the caller gave.
         timeout_seconds: for the backend call as a whole; None = the worker's default.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     v: Literal[1] = 1
-    kind: Literal["chat", "generate", "embed", "warm"]
+    kind: Literal["chat", "generate", "embed", "rerank", "warm"]
     model: str = Field(min_length=1, max_length=200)
     app: str = Field(max_length=200)
     priority: int = Field(default=5, ge=0, le=10)

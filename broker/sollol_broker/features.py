@@ -38,21 +38,26 @@ _STEMS = {
     "|pros and cons|investigate|diagnose|explain why|root cause",
 }
 _TELLING = tuple((stem, task) for task, stems in _STEMS.items() for stem in stems.split("|"))
+# Kinds of jobs that are a task of their own; those that give no text.
+_TASK_OF_KIND: dict[str, str] = {
+    JobKind.EMBED: "embedding",
+    JobKind.RERANK: "reranking",
+    JobKind.WARM: "warming",
+}
+_TEXTLESS = frozenset(_TASK_OF_KIND.values())
 _SIZE = re.compile(r"(?:^|[^a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])")
 
 
 def task_type(kind: str, payload: Mapping[str, Any]) -> str:
-    """What is asked for: generation, embedding, classification, extraction, summarization, analysis or warming.
+    """What is asked for: generation, embedding, classification, extraction, summarization, analysis, or the job's kind.
 
-    1. An embed job is embedding, a warm job is warming.
+    1. An embed job is embedding, a rerank job reranking, a warm job warming.
     2. The first telling word decides: of the user's last text, of the system prompt, of that text's end.
     3. Without one, an answer in a given format is classification where it is a choice, else extraction.
     4. All else is generation.
     """
-    if kind == JobKind.EMBED:  # 1
-        return "embedding"
-    if kind == JobKind.WARM:
-        return "warming"
+    if kind in _TASK_OF_KIND:  # 1
+        return _TASK_OF_KIND[kind]
     asked, system = _asked(payload), _system(payload)
     for text in (asked[:_LOOK_CHARS], system[:_LOOK_CHARS], asked[_LOOK_CHARS:][-_LOOK_CHARS:]):  # 2
         if found := _first_told(text.lower()):
@@ -100,7 +105,7 @@ def needs_gpu(model: str, task: str, tokens: int) -> bool:
     """
     if model_billions(model) >= _LARGE_MODEL_BILLIONS:
         return True
-    return task != "embedding" and complexity(tokens) == "complex"
+    return task not in _TEXTLESS and complexity(tokens) == "complex"
 
 
 def model_billions(model: str) -> float:
@@ -176,6 +181,10 @@ def _texts(payload: Mapping[str, Any]) -> Iterator[str]:
         yield _text(payload.get(name))
     given = payload.get("input")
     yield from (_text(each) for each in (given if isinstance(given, list) else [given]))
+    documents = payload.get("documents")
+    for document in documents if isinstance(documents, list) else ():
+        yield _text(payload.get("query"))  # it is read again with each
+        yield _text(document)
     messages = payload.get("messages")
     for message in messages if isinstance(messages, list) else ():
         yield _content(message)

@@ -53,11 +53,12 @@ class Durability(StrEnum):
 
 
 class JobKind(StrEnum):
-    """What is asked of the model. WARM: nothing, it shall only be in memory."""
+    """What is asked of the model. RERANK: how well texts answer a query. WARM: nothing, it shall only be in memory."""
 
     CHAT = "chat"
     GENERATE = "generate"
     EMBED = "embed"
+    RERANK = "rerank"
     WARM = "warm"
 
 

@@ -24,7 +24,7 @@ class Answer(dict[str, Any]):
 
     @property
     def text(self) -> str:
-        """The text of a chat or generate answer; "" for embeddings."""
+        """The text of a chat or generate answer; "" for embeddings and rankings."""
         if "message" in self:
             return str(self["message"].get("content") or "")
         return str(self.get("response") or "")
@@ -44,6 +44,11 @@ class Answer(dict[str, Any]):
     def embeddings(self) -> list[list[float]]:
         """The vectors of an embed answer, one per input, in order."""
         return list(self.get("embeddings") or [])
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """The texts of a rerank answer, best first: [{"index": which, "relevance_score": how well}, …]."""
+        return list(self.get("results") or [])
 
 
 class Delta(str):

@@ -57,11 +57,11 @@ def is_cacheable(kind: str, payload: Mapping[str, Any], asked: bool | None, *, e
     """Whether a request may share its answer.
 
     1. The caller's word decides.
-    2. Otherwise only what a model answers the same way each time: embeddings, and text at temperature 0.
+    2. Otherwise only what a model answers the same way each time: embeddings, rankings, and text at temperature 0.
     """
     if asked is not None:  # 1
         return asked
-    if not enabled or kind == JobKind.EMBED:  # 2
+    if not enabled or kind in (JobKind.EMBED, JobKind.RERANK):  # 2
         return enabled
     options = payload.get("options")
     temperature = options.get("temperature") if isinstance(options, Mapping) else None

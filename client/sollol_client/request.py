@@ -11,7 +11,7 @@ from typing import Any
 
 from sollol_broker import features
 from sollol_broker.broker import Submission
-from sollol_broker.envelope import Envelope, Requires, Trace, checked
+from sollol_broker.envelope import Envelope, Requires, Trace, checked, rerank_label
 from sollol_broker.errors import InvalidJob
 from sollol_broker.fair_order import head_start_ms
 from sollol_broker.names import canonical_model, check_name
@@ -24,7 +24,7 @@ from .cache import AnswerCache
 RESULT_TTL_SECONDS = 3600.0
 # The roles that Ollama knows; others are passed on, but a message without one is a mistake.
 _KINDS = tuple(kind.value for kind in JobKind if kind is not JobKind.WARM)
-_TEXTLESS = (JobKind.EMBED, JobKind.WARM)
+_TEXTLESS = (JobKind.EMBED, JobKind.RERANK, JobKind.WARM)
 _LATER = "not available in this release: leave it out"
 
 
@@ -53,6 +53,8 @@ def build_request(
     chat: str | Sequence[Mapping[str, Any]] | None = None,
     generate: str | None = None,
     embed: str | Sequence[str] | None = None,
+    rerank: Sequence[str] | None = None,
+    query: str | None = None,
     warm: bool = False,
     stream: bool = False,
     priority: int = 5,
@@ -74,27 +76,32 @@ def build_request(
     """Check a job and make its envelope. The arguments are those of `Client.submit`.
 
     Args:
-        warm: only have the model in memory, in place of chat, generate and embed.
+        warm: only have the model in memory, in place of chat, generate, embed and rerank.
         answer_cache: says under which key the request shares its answer; None = it does not.
         backend: what the backend gets besides, whatever its names; ours are no arguments there.
 
     Raises:
         InvalidJob: names the argument at fault; nothing has been sent.
     """
-    kind, body = (JobKind.WARM, {}) if warm else _body(chat=chat, generate=generate, embed=embed)
+    asked = {"chat": chat, "generate": generate, "embed": embed, "rerank": rerank}
+    kind, body = (JobKind.WARM, {}) if warm else _body(**asked)
+    body.update(_query(kind, query))
     name = canonical_model(model)
     _check_priority(priority)
     timeout_s = _seconds(timeout, "timeout")
     deadline_s = _seconds(deadline, "deadline")
     ttl_s = _seconds(result_ttl, "result_ttl") or RESULT_TTL_SECONDS
     backend_fields = {**backend_fields, **(backend or {})}
-    _check_backend_fields(backend_fields)
+    _check_backend_fields(kind, backend_fields)
     _check_maps(requires=requires, metadata=metadata, trace=trace)
     try:
         payload, blobs = take_blobs_out({**body, **backend_fields})
     except InvalidJob as error:
         raise _as_written(error, kind) from None
     needs = checked(Requires, dict(requires)) if requires else None
+    if kind is JobKind.RERANK:  # servers can or cannot: only those that can shall claim it
+        needs = needs or Requires()
+        needs = needs.model_copy(update={"labels": [*needs.labels, rerank_label(name)]})
     needed = needs.to_bytes() if needs else b""
     asked_cache = False if cache is None and idempotency_key is not None else _word(cache, "cache")
     fields: dict[str, Any] = {
@@ -168,15 +175,31 @@ def _body(**given: Any) -> tuple[JobKind, dict[str, Any]]:
         if not isinstance(value, str):
             raise InvalidJob(f"generate: a prompt is text, got {type(value).__name__}", field="generate")
         return kind, {"prompt": value}
+    if kind is JobKind.RERANK:
+        if not _are_texts(value) or not value:
+            raise InvalidJob("rerank: a list of texts is needed, one at least", field="rerank")
+        return kind, {"documents": list(value)}
     if isinstance(value, str):
         return kind, {"input": value}
-    if (
-        not isinstance(value, Sequence)
-        or isinstance(value, bytes)
-        or not all(isinstance(each, str) for each in value)
-    ):
+    if not _are_texts(value):
         raise InvalidJob("embed: a text, or a list of texts, is needed", field="embed")
     return kind, {"input": list(value)}
+
+
+def _are_texts(value: Any) -> bool:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return is_list and all(isinstance(each, str) for each in value)
+
+
+def _query(kind: JobKind, query: Any) -> dict[str, Any]:
+    """What the texts of a rerank job are held against; other jobs have none."""
+    if kind is not JobKind.RERANK:
+        if query is not None:
+            raise InvalidJob("query: only rerank has one", field="query")
+        return {}
+    if not isinstance(query, str):
+        raise InvalidJob(f"query: a text is needed, got {type(query).__name__}", field="query")
+    return {"query": query}
 
 
 def _messages(chat: Any) -> list[dict[str, Any]]:
@@ -244,10 +267,11 @@ def _as_written(error: InvalidJob, kind: JobKind) -> InvalidJob:
     return InvalidJob(f"{field}: {message}", field=field)
 
 
-def _check_backend_fields(fields: Mapping[str, Any]) -> None:
-    for name in ("messages", "prompt", "input"):
-        if name in fields:
-            raise InvalidJob(f"{name}: use chat=, generate= or embed=", field=name)
+def _check_backend_fields(kind: JobKind, fields: Mapping[str, Any]) -> None:
+    for name in ("messages", "prompt", "input", "documents"):
+        # To some servers a chat may bring documents.
+        if name in fields and (name != "documents" or kind is JobKind.RERANK):
+            raise InvalidJob(f"{name}: use chat=, generate=, embed= or rerank=", field=name)
     options = fields.get("options")
     if options is not None and not isinstance(options, Mapping):
         raise InvalidJob(f"options: a dict is needed, got {type(options).__name__}", field="options")

@@ -11,8 +11,9 @@ from typing import Any
 
 from sollol_broker.broker import Broker
 from sollol_broker.claim_rule import fits
-from sollol_broker.errors import NoNodeForModel, SollolError
+from sollol_broker.errors import InvalidJob, NoNodeForModel, SollolError
 from sollol_broker.registry import Registry
+from sollol_broker.words import JobKind
 
 from .following import Following
 from .receiving import Receiver
@@ -157,7 +158,18 @@ class Sender:
                 serves = worker.state == "up" and request.model in worker.models
                 if serves and fits(request.requires, node=node.name, labels=worker.labels, vram_mib=vram):
                     return
+        if request.kind is JobKind.RERANK:
+            await self._check_reranks(request.model)
         raise await self._no_node(request.model)
+
+    async def _check_reranks(self, model: str) -> None:
+        """Say so if the model is there, and no server reranks with it."""
+        served = {each.name: each for each in await self._registry.models()}
+        if model in served and JobKind.RERANK not in served[model].kinds:
+            able = ", ".join(name for name, each in served.items() if JobKind.RERANK in each.kinds)
+            raise InvalidJob(
+                f"{model} does not rerank on any node; models that do: {able or 'none'}", field="model"
+            )
 
     async def _refuse(self, following: Following) -> None:
         assert following.request is not None  # noqa: S101

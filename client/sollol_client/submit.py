@@ -30,6 +30,8 @@ class Submitter(CacheFace, Generic[J]):
         chat: str | Sequence[Mapping[str, Any]] | None = None,
         generate: str | None = None,
         embed: str | Sequence[str] | None = None,
+        rerank: Sequence[str] | None = None,
+        query: str | None = None,
         stream: bool = False,
         priority: int = 5,
         timeout: float | None = None,
@@ -54,7 +56,8 @@ class Submitter(CacheFace, Generic[J]):
         Args:
             model: as Ollama names it; case and ":latest" do not matter.
             chat: a text, or messages [{"role", "content", "images"?, "tool_calls"?}, …].
-            generate: a prompt to continue. embed: a text or a list of texts. Exactly one of the three.
+            generate: a prompt to continue. embed: a text or a list of texts.
+            rerank: texts to order by how well they answer `query`, on a server that can. Exactly one of the four.
             stream: deliver the text as it is made; iterate over the job.
             priority: 0 to 10, see `Priority`; a head start, not a band: nothing starves.
             timeout: seconds that the backend may take for it; None = the worker's default (30 min).
@@ -74,7 +77,7 @@ class Submitter(CacheFace, Generic[J]):
                 the one that came first hold for the work itself.
             prefer: a node, or nodes, that should have the job: others leave it to them for 10 s.
             backend: whatever the backend takes, with Ollama's names and untouched: options, format,
-                tools, think, keep_alive, images, system, template, suffix, raw, context, dimensions, …
+                tools, think, keep_alive, images, system, template, suffix, raw, context, dimensions, top_n, …
 
         Raises:
             InvalidJob: names the argument at fault; nothing has been sent.
@@ -90,6 +93,8 @@ class Submitter(CacheFace, Generic[J]):
                 chat=chat,
                 generate=generate,
                 embed=embed,
+                rerank=rerank,
+                query=query,
                 stream=stream,
                 priority=priority,
                 timeout=timeout,

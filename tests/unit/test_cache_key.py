@@ -32,6 +32,7 @@ def key_of(app: str = "app", scope: str = "app", **changed: Any) -> str:
         ("embed", {"input": "a"}, True),
         ("chat", {"options": {"temperature": 0}}, True),
         ("generate", {"options": {"temperature": 0.0}}, True),
+        ("rerank", {}, True),
         ("chat", {}, False),
         ("chat", {"options": {}}, False),
         ("chat", {"options": {"temperature": 0.1}}, False),

@@ -13,7 +13,8 @@ from sollol_broker.codec import pack
 from sollol_broker.controls import Controls, changes, draining
 from sollol_broker.errors import InvalidJob
 from sollol_broker.names import key_part
-from sollol_worker_agent.controls import advertised, offered
+from sollol_worker_agent.backends import ModelInfo
+from sollol_worker_agent.controls import advertised, labelled, offered
 from sollol_worker_agent.drainer import Drainer
 
 _OFFER = LaneOffer(2, (ModelOffer("llama3.2", 100.0, 1.0, 10.0), ModelOffer("qwen3", 0.0, 2.0, 20.0)))
@@ -176,3 +177,11 @@ def test_a_low_priority_is_dearer_for_itself_and_for_others() -> None:
 def test_a_closed_node_adds_nothing_to_the_others_view(controls: Controls) -> None:
     assert controls.is_closed
     assert advertised(controls, _SHARES) == {}
+
+
+def test_a_worker_has_a_label_for_each_model_with_which_it_reranks() -> None:
+    lanes = [
+        {"a": ModelInfo("a", frozenset({"chat"})), "b": ModelInfo("b", frozenset({"rerank"}))},
+        {"b": ModelInfo("b", frozenset({"rerank"})), "c": ModelInfo("c", frozenset({"rerank"}))},
+    ]
+    assert labelled(("gpu",), Controls(labels=("eu",)), lanes) == ("gpu", "eu", "rerank:b", "rerank:c")

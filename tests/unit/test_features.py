@@ -64,6 +64,7 @@ def test_the_first_telling_word_decides(text: str, task: str) -> None:
 
 def test_an_embed_job_is_embedding_whatever_it_says() -> None:
     assert task_type("embed", {"input": "Summarize this"}) == "embedding"
+    assert task_type("rerank", {"query": "Summarize this", "documents": []}) == "reranking"
 
 
 def test_the_last_word_of_the_user_counts_then_the_system_prompt_then_the_end() -> None:
@@ -97,6 +98,7 @@ def test_characters_are_counted_wherever_the_model_reads_them() -> None:
     assert prompt_characters({"prompt": "123", "system": "45", "suffix": "6"}) == 6
     assert prompt_characters({"input": ["12", "345"]}) == 5
     assert prompt_characters({"input": "12"}) == 2
+    assert prompt_characters({"query": "12", "documents": ["345", "6"]}) == 8
     assert prompt_characters({**chat, "tools": [{"type": "function"}]}) > 9 + len("function")
     called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look_up"}}]}
     assert prompt_characters({"messages": [called]}) > len("look_up")

@@ -58,7 +58,8 @@ def test_what_counts_as_an_embedding_model(
     if pooling is not None:
         entries.append(_string(f"{architecture}.pooling_type") + struct.pack("<II", 4, pooling))
 
-    assert read_header(_file(tmp_path, entries)).is_embedding == is_embedding
+    header = read_header(_file(tmp_path, entries))
+    assert (header.is_embedding, header.is_reranker) == (is_embedding, pooling == 4)
 
 
 def test_reads_every_scalar_type_and_steps_over_arrays(tmp_path: Path) -> None:

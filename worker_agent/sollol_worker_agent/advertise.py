@@ -21,6 +21,7 @@ from sollol_broker.version import VERSION
 from .backends.protocol import ModelInfo
 from .config import WorkerConfig
 from .controls import advertised as as_controlled
+from .controls import labelled
 from .hardware import Hardware, HardwareReader
 from .lane import Lane
 from .pace import Pace
@@ -180,7 +181,9 @@ class Advertiser:
             "started": f"{self._started:.0f}",
             "clock": f"{time.time() * 1000:.0f}",
             "state": "draining" if self._draining else self.controls.state,
-            "labels": json.dumps((*self._config.labels, *self.controls.labels)),
+            "labels": json.dumps(
+                labelled(self._config.labels, self.controls, (lane.models for lane in self._lanes))
+            ),
             "slots": str(slots if self._config.slots is None else min(slots, self._config.slots)),
             "busy": str(sum(lane.busy for lane in self._lanes)),
             "backends": json.dumps([self._lane_fields(lane) for lane in self._lanes]),

@@ -9,7 +9,7 @@ from typing import Any
 from sollol_broker.vectors import pack_vectors
 from sollol_broker.words import JobKind
 
-from .backends.protocol import End, Piece, Vectors
+from .backends.protocol import End, Piece, Ranking, Vectors
 
 
 class Collector:
@@ -54,6 +54,12 @@ class Collector:
 def embed_answer(model: str, vectors: Vectors) -> dict[str, Any]:
     """Ollama's embed answer; the vectors travel as float32, not as decimal text."""
     return {"model": model, "embeddings": pack_vectors(vectors.vectors), **vectors.fields}
+
+
+def rerank_answer(model: str, ranking: Ranking) -> dict[str, Any]:
+    """What a rerank job gives back; Ollama has no word for it, so it has the field names of the others."""
+    results = [{"index": index, "relevance_score": score} for index, score in ranking.results]
+    return {"model": model, "results": results, **ranking.fields}
 
 
 def warm_answer(model: str, took_ns: int) -> dict[str, Any]:

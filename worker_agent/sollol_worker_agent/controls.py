@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import chain
 
 from sollol_broker.broker import LaneOffer
 from sollol_broker.claim_rule import Share, share_of
 from sollol_broker.controls import Controls
+from sollol_broker.envelope import rerank_label
 from sollol_broker.names import key_part
+from sollol_broker.words import JobKind
+
+from .backends.protocol import ModelInfo
 
 
 def offered(controls: Controls, offer: LaneOffer, models: Iterable[str]) -> LaneOffer:
@@ -34,6 +39,19 @@ def offered(controls: Controls, offer: LaneOffer, models: Iterable[str]) -> Lane
             if model.model_key in allowed
         ),
     )
+
+
+def labelled(
+    labels: Iterable[str], controls: Controls, served: Iterable[Mapping[str, ModelInfo]]
+) -> tuple[str, ...]:
+    """The worker's labels: those it was started with, the operator's, and one for each model with which it reranks.
+
+    Args:
+        served: the models of each lane by name.
+    """
+    models = chain.from_iterable(each.items() for each in served)
+    ranks = sorted({rerank_label(name) for name, info in models if JobKind.RERANK in info.kinds})
+    return (*labels, *controls.labels, *ranks)
 
 
 def advertised(controls: Controls, shares: Mapping[str, Share]) -> dict[str, Share]:

@@ -102,6 +102,11 @@ class GgufHeader:
             return self.is_encoder
         return self.pooling not in (_POOLING_NONE, _POOLING_RANK)
 
+    @property
+    def is_reranker(self) -> bool:
+        """Whether it says how well a text answers a query."""
+        return self.pooling == _POOLING_RANK
+
 
 def read_header(path: Path) -> GgufHeader:
     """Read the header of a GGUF file, version 2 or 3.

@@ -225,10 +225,12 @@ class LlamaServerProcess:
         # Errors only: a warning about a request that cannot be parsed quotes it, and each request
         # would add a dozen lines to a log that nobody rotates.
         arguments += ["--log-verbosity", "1"]
-        if self.is_embedding:
+        ranks = self.header.is_reranker and not self._embeddings
+        if self.is_embedding or ranks:
             # An input must fit into one physical batch, or the server refuses it.
-            arguments += ["--embeddings", "--batch-size", str(context), "--ubatch-size", str(context)]
-            if self.header.pooling is None:
+            arguments += ["--reranking" if ranks else "--embeddings"]
+            arguments += ["--batch-size", str(context), "--ubatch-size", str(context)]
+            if self.is_embedding and self.header.pooling is None:
                 arguments += ["--pooling", "mean"]
         return [*arguments, *self._extra_args]
 

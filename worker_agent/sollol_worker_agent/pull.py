@@ -22,7 +22,7 @@ from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded,
 from sollol_broker.outcome import pack_error
 
 from .config import WorkerConfig
-from .controls import offered
+from .controls import labelled, offered
 from .health import is_backends_fault
 from .lane import Lane
 from .runner import Runner
@@ -176,7 +176,7 @@ class Puller:
             lease_ms=self.config.lease_ms,
             lanes=tuple(offered(self.controls, lane.offer(most), lane.models) for lane in self.lanes),
             most=most,
-            labels=(*self.config.labels, *self.controls.labels),
+            labels=labelled(self.config.labels, self.controls, (lane.models for lane in self.lanes)),
             vram_mib=self.vram_mib,
             price=self.controls.price,
         )

@@ -19,7 +19,7 @@ from sollol_broker.payload import put_blobs_back
 from sollol_broker.registry import Registry
 from sollol_broker.words import JobKind
 
-from .answer import Collector, embed_answer, warm_answer
+from .answer import Collector, embed_answer, rerank_answer, warm_answer
 from .backends.protocol import End, Timeouts
 from .backends.resuming import refusal
 from .emitter import Emitter
@@ -154,6 +154,9 @@ class Runner:
         if self._envelope.job_kind is JobKind.EMBED:
             vectors = await self._lane.backend.embed(self._served_name(), request, timeouts)
             return embed_answer(self._envelope.model, vectors), dict(vectors.fields)
+        if self._envelope.job_kind is JobKind.RERANK:
+            ranking = await self._lane.backend.rerank(self._served_name(), request, timeouts)
+            return rerank_answer(self._envelope.model, ranking), dict(ranking.fields)
         if self._envelope.job_kind is JobKind.WARM:
             began = time.perf_counter_ns()
             await self._lane.backend.warm(self._served_name(), request)
@@ -193,7 +196,7 @@ class Runner:
             f"models that do: {', '.join(able) or 'none'}",
             status=400,
             retryable=elsewhere,
-            said="" if kind is JobKind.EMBED else f'"{model}" does not support {kind}',
+            said="" if kind in (JobKind.EMBED, JobKind.RERANK) else f'"{model}" does not support {kind}',
         )
 
     async def _request(self) -> Mapping[str, Any]:

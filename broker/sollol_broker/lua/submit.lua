@@ -10,6 +10,7 @@
 local CHARS_PER_TOKEN = 4                  -- English text, before a model has told
 local USUAL_OUTPUT = 256                   -- tokens, before an application has shown its own
 local CHAT_FRAME = 8                       -- tokens that a template adds
+local TEXTLESS = {embedding = true, reranking = true, warming = true}
 
 -- What claim could not read would stop every worker at this queue.
 local function is_readable(needs)
@@ -58,7 +59,7 @@ local function expect(F, model, app, task, chars, extra, cap)
   local prompt = math.ceil(chars / math.max(0.25, tonumber(h[1]) or CHARS_PER_TOKEN)) + extra + CHAT_FRAME
   local runs, ref = tonumber(h[4] or 0), read_reference(h[5])
   ref.usual = tonumber(h[6])
-  if task == 'embedding' or task == 'warming' then return prompt, 0, runs, ref end
+  if TEXTLESS[task] then return prompt, 0, runs, ref end
   local output = tonumber(h[2]) or tonumber(h[3]) or USUAL_OUTPUT
   if cap > 0 then output = math.min(output, cap) end
   return prompt, math.max(1, output), runs, ref

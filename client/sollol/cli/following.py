@@ -77,8 +77,8 @@ def _stream(job: Job, heard: threading.Event) -> Answer:
     finally:
         if line_is_open or thinks:
             output.write_answer("\n")
-    for vector in answer.embeddings:
-        output.write_answer(json.dumps(vector) + "\n")
+    for each in (*answer.embeddings, *answer.results):
+        output.write_answer(json.dumps(each) + "\n")
     return answer
 
 

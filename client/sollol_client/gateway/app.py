@@ -32,6 +32,7 @@ from .openai_files import OpenAIFiles
 from .openapi import document
 from .refusals import quota_headers, refusal_of
 from .replies import json_reply
+from .rerank import Rerank
 from .service import Service
 from .serving import Serving
 from .shapes import error_body
@@ -60,6 +61,7 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
             *OpenAI(serving).routes(),
             *OpenAIFiles(serving, files).routes(),
             *Anthropic(serving).routes(),
+            *Rerank(serving).routes(),
             *Service(serving, metrics).routes(),
             Route("/openapi.json", _describe, include_in_schema=False),
         ],

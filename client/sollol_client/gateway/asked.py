@@ -20,7 +20,7 @@ class Asked:
 
     Attributes:
         model: as the caller wrote it.
-        payload: `messages`, `prompt` or `input`, and all that the backend gets, unknown fields, too.
+        payload: `messages`, `prompt`, `input` or `documents`, and all that the backend gets, unknown fields, too.
         stream: whether the caller wants the text as it is made.
         submit: arguments for the job itself, where the API has fields for them.
     """

@@ -33,8 +33,16 @@ _SUBMIT = (
     "timeout",
     "result_ttl",
     "wait_for_node",
+    "query",
 )
-_BODY = {JobKind.CHAT: "messages", JobKind.GENERATE: "prompt", JobKind.EMBED: "input"}
+_BODY = {
+    JobKind.CHAT: "messages",
+    JobKind.GENERATE: "prompt",
+    JobKind.EMBED: "input",
+    JobKind.RERANK: "documents",
+}
+# They stand under the kind's own name; `documents` is a field of some servers' chats, too.
+_NOT_SAID_SO = ("messages", "prompt", "input")
 _MOST_LISTED = 1000
 _LONGEST_WAIT = 60.0
 # Reading an answer that is there takes a moment.
@@ -59,7 +67,7 @@ class Jobs:
         ]
 
     async def submit(self, http: HttpRequest) -> Response:
-        """POST /api/jobs: {"model", one of "chat", "generate", "embed", …, "webhook"?} → 202 {"id", "position", …}."""
+        """POST /api/jobs: {"model", one of "chat", "generate", "embed", "rerank", …, "webhook"?} → 202 {"id", …}."""
         fields = parsed(await read_body(http, self._serving.config.max_body_bytes))
         asked, webhook = job_asked(fields)
         if webhook is not None:
@@ -156,18 +164,16 @@ def job_asked(fields: object) -> tuple[Asked, str | None]:
         raise InvalidJob("an object is needed", field="body")
     kinds = [kind for kind in _BODY if fields.get(kind.value) is not None]
     if len(kinds) != 1:
-        raise InvalidJob("exactly one of chat, generate and embed is needed", field="chat")
+        raise InvalidJob("exactly one of chat, generate, embed and rerank is needed", field="chat")
     model, webhook = fields.get("model"), fields.get("webhook")
     if not isinstance(model, str) or not model:
         raise InvalidJob("model: a name is needed", field="model")
     (kind,) = kinds
     submit = {name: fields[name] for name in _SUBMIT if fields.get(name) is not None}
-    out = {*_SUBMIT, *(each.value for each in JobKind), "model", "webhook", "stream", *_BODY.values()}
+    out = {*_SUBMIT, *(each.value for each in JobKind), "model", "webhook", "stream", *_NOT_SAID_SO}
     payload = {name: value for name, value in fields.items() if name not in out and value is not None}
-    asked = Asked(
-        kind, model, {**payload, _BODY[kind]: fields[kind.value]}, kind is not JobKind.EMBED, submit
-    )
-    return asked, webhook
+    payload[_BODY[kind]] = fields[kind.value]
+    return Asked(kind, model, payload, kind in (JobKind.CHAT, JobKind.GENERATE), submit), webhook
 
 
 def _limit(text: str) -> int:

@@ -26,6 +26,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "top_k": (-1, _INT),
     "seed": (-(2**63), 2**63 - 1),
     "n": (1, 128),
+    "top_n": (1, 2**20),
     "best_of": (1, 128),
     "mirostat": (0, 2),
     **dict.fromkeys(("top_p", "min_p", "typical_p", "tfs_z", "xtc_probability", "xtc_threshold"), (0, 1)),

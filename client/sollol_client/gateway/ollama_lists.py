@@ -21,6 +21,8 @@ OLLAMA_VERSION = "0.33.0"
 _EVER, _NEVER = "2318-01-01T00:00:00Z", "1970-01-01T00:00:00Z"
 _DETAILS = {"parent_model": "", "format": "", "family": "", "families": None, "parameter_size": "",
             "quantization_level": ""}  # fmt: skip
+# Ollama's words for what a model does, and one that it has not.
+_CAPABILITIES = (("chat", "completion"), ("embed", "embedding"), ("rerank", "reranking"))
 
 
 class OllamaLists:
@@ -110,9 +112,7 @@ def full_name(name: str) -> str:
 def _entry(name: str, info: dict[str, Any]) -> dict[str, Any]:
     told = info.get("listing") or {}
     shown = told.get("name") or full_name(name)
-    capabilities = info.get("capabilities") or [
-        word for kind, word in (("chat", "completion"), ("embed", "embedding")) if kind in info["kinds"]
-    ]
+    capabilities = info.get("capabilities") or [word for kind, word in _CAPABILITIES if kind in info["kinds"]]
     details = {**_DETAILS, **(told.get("details") or {})}
     if info["context_tokens"]:
         details.setdefault("context_length", info["context_tokens"])

@@ -14,6 +14,7 @@ from .anthropic_translate import MESSAGE_FIELDS
 from .ollama_checks import FIELDS
 from .openai_fields import INTEGER, LIST, NUMBER, OBJECT, TEXT, YES_NO
 from .openai_translate import CHAT_FIELDS, COMPLETION_FIELDS, EMBED_FIELDS
+from .rerank import RERANK_FIELDS, RERANK_PATHS
 from .responses_translate import RESPONSE_FIELDS
 from .roles import role_for
 
@@ -49,6 +50,7 @@ _CLOSER: dict[str, dict[str, Any]] = {
     "input": _TEXTS,
     "stop": _TEXTS,
     "stop_sequences": {"type": "array", "items": {"type": "string"}},
+    "documents": {"type": "array", "items": {"type": "string"}, "minItems": 1},
 }
 # The bodies: their fields, and those that must be there.
 _BODIES: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
@@ -56,6 +58,7 @@ _BODIES: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
     "/v1/completions": ({**COMPLETION_FIELDS, "prompt": TEXT}, ("model", "prompt")),
     "/v1/responses": ({**RESPONSE_FIELDS, "input": TEXT}, ("model", "input")),
     "/v1/embeddings": ({**EMBED_FIELDS, "input": TEXT}, ("model", "input")),
+    **dict.fromkeys(RERANK_PATHS, (RERANK_FIELDS, ("model", "query", "documents"))),
     "/v1/messages": (MESSAGE_FIELDS, ("model", "messages", "max_tokens")),
     "/api/chat": (FIELDS["ChatRequest"], ("model",)),
     "/api/generate": (FIELDS["GenerateRequest"], ("model",)),
@@ -68,7 +71,16 @@ _BODIES: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
     "/api/copy": (FIELDS["CopyRequest"], ("source", "destination")),
     "/api/delete": (FIELDS["DeleteRequest"], ("model",)),
     "/api/jobs": (
-        {"model": TEXT, "chat": LIST, "generate": TEXT, "embed": TEXT, "stream": YES_NO, "priority": INTEGER},
+        {
+            "model": TEXT,
+            "chat": LIST,
+            "generate": TEXT,
+            "embed": TEXT,
+            "rerank": LIST,
+            "query": TEXT,
+            "stream": YES_NO,
+            "priority": INTEGER,
+        },
         ("model",),
     ),
 }

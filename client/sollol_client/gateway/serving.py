@@ -22,7 +22,8 @@ from .running import Note, Running
 __all__ = ["Asked", "Note", "Running", "Serving"]
 
 # Where each kind of job has its body.
-_BODY = {JobKind.CHAT: "messages", JobKind.GENERATE: "prompt", JobKind.EMBED: "input", JobKind.WARM: "warm"}
+_BODY = {JobKind.CHAT: "messages", JobKind.GENERATE: "prompt", JobKind.EMBED: "input",
+         JobKind.RERANK: "documents", JobKind.WARM: "warm"}  # fmt: skip
 
 
 class Serving:

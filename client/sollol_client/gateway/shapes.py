@@ -18,7 +18,7 @@ def error_body(path: str, refusal: Refusal) -> dict[str, Any]:
         kind = _ANTHROPIC_TYPES.get(refusal.status, "api_error")
         error = {"type": kind, "message": refusal.text}
         return {"type": "error", "error": error, "request_id": f"req_{secrets.token_hex(12)}"}
-    if path.startswith("/v1/"):
+    if path.startswith(("/v1/", "/v2/", "/rerank")):
         kind = _OPENAI_TYPES.get(refusal.status, "api_error")
         told = {"message": refusal.text, "type": kind, "param": refusal.field or None}
         return {"error": {**told, "code": refusal.code or None}}

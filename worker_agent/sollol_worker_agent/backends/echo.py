@@ -20,6 +20,7 @@ from sollol_worker_agent.backends.protocol import (
     End,
     ModelInfo,
     Piece,
+    Ranking,
     Said,
     Timeouts,
     Traffic,
@@ -28,6 +29,12 @@ from sollol_worker_agent.backends.protocol import (
 
 # Small enough not to weigh on what is measured, large enough to tell texts apart.
 _DIMENSIONS = 8
+# What models do, by a word in their names; the first counts.
+_KINDS = (
+    ("embed", frozenset({"embed"})),
+    ("rerank", frozenset({"rerank"})),
+    ("", frozenset({"chat", "generate"})),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,8 @@ class EchoSettings:
         delay_ms: silence before the first piece.
         tokens: how many words to answer with; 0 echoes the whole text in one piece.
         token_ms: pause between two words.
-        models: the names it answers to; those with "embed" in them embed, the others do the rest.
+        models: the names it answers to; those with "embed" in them embed, those with "rerank" rerank, the others
+            do the rest.
     """
 
     slots: int = 64
@@ -72,7 +80,7 @@ class EchoBackend:
     async def models(self) -> list[ModelInfo]:
         """The models of the URL."""
         return [
-            ModelInfo(name, frozenset({"embed"}) if "embed" in name else frozenset({"chat", "generate"}))
+            ModelInfo(name, next((kinds for word, kinds in _KINDS if word in name)))
             for name in self._settings.models
         ]
 
@@ -124,6 +132,16 @@ class EchoBackend:
             [_vector(text) for text in texts],
             {"total_duration": 0, "load_duration": 0, "prompt_eval_count": len(texts)},
         )
+
+    async def rerank(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Ranking:
+        """The share of the query's words that each document has."""
+        self._require(model)
+        if self._settings.delay_ms:
+            await self._sleep(self._settings.delay_ms / 1000)
+        asked, documents = set(request["query"].lower().split()), request["documents"]
+        scores = [len(asked & set(each.lower().split())) / max(1, len(asked)) for each in documents]
+        best = sorted(enumerate(scores), key=lambda each: -each[1])[: request.get("top_n")]
+        return Ranking(best, {"total_duration": 0, "load_duration": 0, "prompt_eval_count": len(documents)})
 
     async def warm(self, model: str, request: Mapping[str, Any]) -> None:
         """Nothing to load."""

@@ -1,4 +1,4 @@
-"""llama.cpp's llama-server: OpenAI's API for chats and embeddings, its own for raw prompts."""
+"""llama.cpp's llama-server: OpenAI's API for chats and embeddings, Jina's for rankings, its own for raw prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sollol_broker.errors import BackendError
 from sollol_broker.words import JobKind
 from sollol_worker_agent.backends.conversation import Call, converse, only_touches, touched
 from sollol_worker_agent.backends.http import HttpDoor
-from sollol_worker_agent.backends.openai_compatible import embed_through
+from sollol_worker_agent.backends.openai_compatible import embed_through, rerank_through
 from sollol_worker_agent.backends.openai_stream import ChatReader, LlamaCompletionReader
 from sollol_worker_agent.backends.openai_wire import (
     LLAMA_SERVER,
@@ -26,12 +26,17 @@ from sollol_worker_agent.backends.protocol import (
     End,
     ModelInfo,
     Piece,
+    Ranking,
     Said,
     Timeouts,
     Traffic,
     Vectors,
 )
 from sollol_worker_agent.backends.resuming import before_blanks, behind, for_the_rest
+
+# A server started with --embeddings or --reranking is there for nothing else.
+_GENERATING = frozenset({"chat", "generate"})
+_CAPABILITIES = (("chat", "completion"), ("embed", "embedding"), ("rerank", "reranking"))
 
 
 class LlamaServerBackend:
@@ -55,14 +60,14 @@ class LlamaServerBackend:
         self._model = model
         # Our name of a model -> the server's own, learned by models().
         self._server_names: dict[str, str] = {}
-        # Server names of models -> whether they embed, and whether they infill; found by trying once.
-        self._embeds: dict[str, bool] = {}
+        # Server names of models -> what they are for, and whether they infill; found by trying once.
+        self._kinds: dict[str, frozenset[str]] = {}
         self._infills: dict[str, bool] = {}
         # Our names of models -> whether the last answer that was to be gone on with could be.
         self._goes_on: dict[str, bool] = {}
 
     async def models(self) -> list[ModelInfo]:
-        """What the server has. The first call asks it for one embedding, to learn whether it can."""
+        """What the server has. The first call asks it to rerank and to embed, to learn whether it can."""
         listing, props = await self._door.get("/v1/models"), await self._props()
         entries = listing.get("data") or ()
         found = []
@@ -70,8 +75,8 @@ class LlamaServerBackend:
             server_name = str(entry["id"])
             name = self._model if self._model and len(entries) == 1 else short_name(server_name)
             self._server_names[name] = server_name
-            embeds = _is_loaded(entry) and await self._can_embed(server_name)
-            info = _model_info(name, entry, props, embeds=embeds)
+            kinds = await self._kinds_of(server_name) if _is_loaded(entry) else _GENERATING
+            info = _model_info(name, entry, props, kinds)
             found.append(replace(info, continues=self._goes_on.get(name)))
         return found
 
@@ -146,6 +151,10 @@ class LlamaServerBackend:
     async def embed(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Vectors:
         """Embed `input`; the vectors have length 1. A text longer than the server's batch is refused."""
         return await embed_through(self._door, self._server_name(model), request, timeouts)
+
+    async def rerank(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Ranking:
+        """Say how well each of `documents` answers `query`. A text longer than the server's batch is refused."""
+        return await rerank_through(self._door, self._server_name(model), request, timeouts)
 
     async def warm(self, model: str, request: Mapping[str, Any]) -> None:
         """Do nothing: the model has been in memory since the server started."""
@@ -230,13 +239,19 @@ class LlamaServerBackend:
         props = await self._door.get("/props")
         return props if isinstance(props, dict) else {}
 
-    async def _can_embed(self, server_name: str) -> bool:
-        # Neither /props nor /v1/models tells of --embeddings. A server without it refuses at once.
-        if server_name not in self._embeds:
-            self._embeds[server_name] = await self._does(
-                "/v1/embeddings", {"model": server_name, "input": "a"}
-            )
-        return self._embeds[server_name]
+    async def _kinds_of(self, server_name: str) -> frozenset[str]:
+        # Neither /props nor /v1/models tells of --embeddings and --reranking. A server without them refuses at once.
+        # One that reranks gives vectors, too, but they hold nothing beside the score.
+        if server_name not in self._kinds:
+            model = {"model": server_name}
+            if await self._does("/v1/rerank", {**model, "query": "a", "documents": ["a"]}):
+                kinds = frozenset({"rerank"})
+            elif await self._does("/v1/embeddings", {**model, "input": "a"}):
+                kinds = frozenset({"embed"})
+            else:
+                kinds = _GENERATING
+            self._kinds[server_name] = kinds
+        return self._kinds[server_name]
 
     async def _require_infill(self, model: str) -> None:
         name = self._server_name(model)
@@ -268,19 +283,20 @@ def _is_loaded(entry: Mapping[str, Any]) -> bool:
     return not isinstance(status, Mapping) or status.get("value") == "loaded"
 
 
-def _model_info(name: str, entry: Mapping[str, Any], props: Mapping[str, Any], *, embeds: bool) -> ModelInfo:
+def _model_info(
+    name: str, entry: Mapping[str, Any], props: Mapping[str, Any], kinds: frozenset[str]
+) -> ModelInfo:
     meta = entry.get("meta") or {}
     template = props.get("chat_template_caps") or {}
     modalities = props.get("modalities") or {}
-    capabilities = ["embedding"] if embeds else ["completion"]
+    capabilities = [word for kind, word in _CAPABILITIES if kind in kinds]
     if template.get("supports_tools"):
         capabilities.append("tools")
     if modalities.get("vision"):
         capabilities.append("vision")
     return ModelInfo(
         name=name,
-        # A server started with --embeddings is there for nothing else.
-        kinds=frozenset({"embed"}) if embeds else frozenset({"chat", "generate"}),
+        kinds=kinds,
         size_bytes=int(meta.get("size") or 0),
         context_tokens=int(meta.get("n_ctx") or 0),
         capabilities=tuple(capabilities),

@@ -21,6 +21,7 @@ from sollol_worker_agent.backends.protocol import (
     End,
     ModelInfo,
     Piece,
+    Ranking,
     Said,
     Timeouts,
     Traffic,
@@ -117,6 +118,10 @@ class OllamaBackend:
         if not isinstance(answer.get("embeddings"), list):
             raise BackendError(f"Ollama at {self.url} answered /api/embed without embeddings", retryable=True)
         return Vectors(answer["embeddings"], _closing_fields(answer))
+
+    async def rerank(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Ranking:
+        """Never: Ollama has no word for it."""
+        raise BackendError(f"Ollama at {self.url} does not rerank", status=501, retryable=True)
 
     async def warm(self, model: str, request: Mapping[str, Any]) -> None:
         """Load `model`; takes as long as the load does."""

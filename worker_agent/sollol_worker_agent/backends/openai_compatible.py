@@ -18,6 +18,7 @@ from sollol_worker_agent.backends.openai_wire import (
     chat_body,
     completion_body,
     embed_body,
+    ranking,
     templated_generate,
     vectors,
 )
@@ -27,6 +28,7 @@ from sollol_worker_agent.backends.protocol import (
     End,
     ModelInfo,
     Piece,
+    Ranking,
     Said,
     Timeouts,
     Traffic,
@@ -34,7 +36,9 @@ from sollol_worker_agent.backends.protocol import (
 )
 from sollol_worker_agent.backends.resuming import for_the_rest
 
-# /v1/models does not tell what a model is for; these names do. A wrong guess costs one refused job.
+# /v1/models does not tell what a model is for; these names do. A wrong guess costs one refused job. To try would be no
+# better: some servers load a model when it is asked for.
+_RERANKING_NAMES = ("rerank", "cross-encoder")
 _EMBEDDING_NAMES = ("embed", "minilm", "bge-", "gte-", "e5-", "jina-clip")
 
 
@@ -58,9 +62,9 @@ class OpenAIBackend:
         self._probes = Probes()
 
     async def models(self) -> list[ModelInfo]:
-        """What the server lists; which of them embed is guessed by name."""
+        """What the server lists; which of them embed or rerank is guessed by name."""
         listing = await self._door.get("/v1/models")
-        found = [_model_info(entry) for entry in listing.get("data") or ()]
+        found = [model_info(entry) for entry in listing.get("data") or ()]
         return [replace(info, continues=self._probes.known(info.name)) for info in found]
 
     async def loaded(self) -> frozenset[str]:
@@ -128,6 +132,10 @@ class OpenAIBackend:
     async def embed(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Vectors:
         """Embed `input`; the vectors have length 1."""
         return await embed_through(self._door, model, request, timeouts)
+
+    async def rerank(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Ranking:
+        """Say how well each of `documents` answers `query`."""
+        return await rerank_through(self._door, model, request, timeouts)
 
     async def warm(self, model: str, request: Mapping[str, Any]) -> None:
         """Do nothing: the server decides what is in memory."""
@@ -209,11 +217,38 @@ async def embed_through(
     )
 
 
-def _model_info(entry: Mapping[str, Any]) -> ModelInfo:
+async def rerank_through(
+    door: HttpDoor, model: str, request: Mapping[str, Any], timeouts: Timeouts
+) -> Ranking:
+    """Rerank by way of /v1/rerank, which llama-server, vLLM, SGLang and others speak alike.
+
+    Raises:
+        BackendError: refused, broken, or an answer without a score for each document.
+    """
+    began_at = time.perf_counter_ns()
+    answer = await door.post("/v1/rerank", {**request, "model": model}, timeouts)
+    try:
+        found = ranking(answer, len(request["documents"]), request.get("top_n"))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BackendError(
+            f"{door.server} at {door.url} answered /v1/rerank without a score for each document",
+            retryable=True,
+        ) from error
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    took = {"total_duration": time.perf_counter_ns() - began_at, "load_duration": 0}
+    return Ranking(found, {**took, "prompt_eval_count": int((usage or {}).get("prompt_tokens") or 0)})
+
+
+def model_info(entry: Mapping[str, Any]) -> ModelInfo:
+    """One entry of /v1/models."""
     name = str(entry["id"])
-    embeds = any(part in name.lower() for part in _EMBEDDING_NAMES)
+    kinds = frozenset({"chat", "generate"})
+    if any(part in name.lower() for part in _RERANKING_NAMES):
+        kinds = frozenset({"rerank"})
+    elif any(part in name.lower() for part in _EMBEDDING_NAMES):
+        kinds = frozenset({"embed"})
     return ModelInfo(
         name=name,
-        kinds=frozenset({"embed"}) if embeds else frozenset({"chat", "generate"}),
+        kinds=kinds,
         context_tokens=int(entry.get("max_model_len") or 0),
     )

@@ -286,6 +286,27 @@ def vectors(answer: Mapping[str, Any], dimensions: object) -> list[list[float]]:
     return [normalised(entry["embedding"][:size]) for entry in entries]
 
 
+def ranking(answer: Any, documents: int, most: object) -> list[tuple[int, float]]:
+    """The scores of an answer to /v1/rerank, best first, at most `most` of them if that is a number.
+
+    Raises:
+        KeyError, TypeError, ValueError: there are none, or they are of other documents.
+    """
+    # Most servers answer as Jina's does; SGLang with the bare list, and TEI calls the score by its last word.
+    entries = answer if isinstance(answer, list) else answer["results"]
+    found = {}
+    for entry in entries:
+        index = entry["index"]
+        score = float(entry["relevance_score"] if "relevance_score" in entry else entry["score"])
+        if not isinstance(index, int) or not 0 <= index < documents or index in found or math.isnan(score):
+            raise ValueError
+        found[index] = score
+    least = min(most, documents) if isinstance(most, int) else documents
+    if len(found) < least:
+        raise ValueError
+    return sorted(found.items(), key=lambda each: -each[1])[:least]
+
+
 def normalised(vector: Sequence[float]) -> list[float]:
     """`vector` with length 1; a zero vector stays as it is."""
     length = math.sqrt(sum(value * value for value in vector))

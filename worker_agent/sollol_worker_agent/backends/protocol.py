@@ -20,7 +20,7 @@ class ModelInfo:
 
     Attributes:
         name: as the server names it, e.g. "llama3.2:latest".
-        kinds: what may be asked of it, out of {"chat", "generate", "embed"}.
+        kinds: what may be asked of it, out of {"chat", "generate", "embed", "rerank"}.
         size_bytes: its weights on disk; 0 when the server does not say.
         context_tokens: the most tokens a request may use; 0 when unknown.
         capabilities: the server's own words ("tools", "vision", "thinking", …).
@@ -120,6 +120,14 @@ class Vectors:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranking:
+    """How well each document answers a query: (its index, its score), best first, and Ollama's closing fields."""
+
+    results: Sequence[tuple[int, float]]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """What has gone to a server so far.
 
@@ -136,10 +144,10 @@ class Traffic:
 class Backend(Protocol):
     """An LLM server. All methods raise BackendError, and nothing else, when the server fails.
 
-    `request` is the job's payload with Ollama's names: `messages` (chat), `prompt` (generate) or
-    `input` (embed), and `options`, `format`, `tools`, `think`, `keep_alive`, … as the user gave them;
-    fields that a backend does not know are passed on untouched. A generator that is closed early
-    closes its connection, which frees the server's slot.
+    `request` is the job's payload with Ollama's names: `messages` (chat), `prompt` (generate),
+    `input` (embed) or `query` and `documents` (rerank), and `options`, `format`, `tools`, `think`,
+    `keep_alive`, … as the user gave them; fields that a backend does not know are passed on untouched.
+    A generator that is closed early closes its connection, which frees the server's slot.
     """
 
     kind: str
@@ -180,6 +188,9 @@ class Backend(Protocol):
 
     async def embed(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Vectors:
         """Embed `input` (a string or a list of strings)."""
+
+    async def rerank(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Ranking:
+        """Say how well each of `documents` answers `query`; at most `top_n` of them, where that is given."""
 
     async def warm(self, model: str, request: Mapping[str, Any]) -> None:
         """Bring `model` into memory as `request` (keep_alive, options) says; {} = as the server usually does."""

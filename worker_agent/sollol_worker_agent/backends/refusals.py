@@ -93,7 +93,7 @@ def _words(body: bytes) -> str:
 def _secrets(request: Mapping[str, Any]) -> set[str]:
     found: set[str] = set()
     for name in ("prompt", "input", "system", "suffix", "template", "messages", "images",
-                 "input_prefix", "input_suffix"):  # fmt: skip
+                 "input_prefix", "input_suffix", "query", "documents"):  # fmt: skip
         for text in _strings(request.get(name)):
             found.update((text, json.dumps(text)[1:-1]))
             found.update(line.strip() for line in text.splitlines())

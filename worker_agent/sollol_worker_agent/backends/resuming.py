@@ -34,6 +34,8 @@ def refusal(kind: JobKind, request: Mapping[str, Any]) -> str:
     """Why no server could go on with an answer to this request; "" = one may be able to."""
     if kind is JobKind.EMBED:
         return "embeddings come all at once"
+    if kind is JobKind.RERANK:
+        return "a ranking comes all at once"
     if kind is JobKind.WARM:
         return "nothing is said"
     for name, value in request.items():
