@@ -6,6 +6,7 @@ Nothing is skipped: where a program is missing the tests fail, and say how to in
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,18 @@ from sollol_worker_agent.llama_process import LlamaServerProcess
 
 # A run that was started in the background is told to ignore Ctrl-C, and would hand that on to the commands under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# What whoever runs the tests has set for himself is none of theirs.
+os.environ["SOLLOL_CONFIG"] = os.devnull
+
+
+@pytest.fixture(autouse=True)
+def environment_stays() -> Iterator[None]:
+    """A command that is run in this process fills its environment from its file; the next test gets the old one."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

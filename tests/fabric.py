@@ -186,11 +186,19 @@ async def worker_process(
     url: str, log: Path, *arguments: str, node: str = "n1", environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[WorkerProcess]:
     """`python -m sollol_worker_agent.cli --redis URL --node NODE …`; killed at the end if it still lives."""
+    command = ("--redis", url, "--node", node, "--lease", "1", *arguments)
+    async with program(log, "sollol_worker_agent.cli", *command, environment=environment) as process:
+        yield process
+
+
+@asynccontextmanager
+async def program(
+    log: Path, module: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[WorkerProcess]:
+    """`python -m MODULE …`; killed at the end if it still lives."""
     with log.open("wb") as sink:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sollol_worker_agent.cli"),
-            *("--redis", url, "--node", node, "--lease", "1"),
-            *arguments,
+            *(sys.executable, "-m", module, *arguments),
             env={**os.environ, **(environment or {})},
             stdout=sink,
             stderr=sink,

@@ -133,9 +133,9 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
 
     Args:
         url: see the top of this file.
-        environ: where to look for SOLLOL_REDIS_PASSWORD and SOLLOL_REDIS_PASSWORD_FILE when the URL
-            has no password, for SOLLOL_DURABILITY when it says none, with TLS for SOLLOL_REDIS_CA, _CERT and _KEY, and
-            for SOLLOL_PAYLOAD_KEY_FILE; None = nowhere.
+        environ: where to look for SOLLOL_REDIS_USERNAME when the URL names no user, for SOLLOL_REDIS_PASSWORD and
+            SOLLOL_REDIS_PASSWORD_FILE when it has no password, for SOLLOL_DURABILITY when it says none, with TLS for
+            SOLLOL_REDIS_CA, _CERT and _KEY, and for SOLLOL_PAYLOAD_KEY_FILE; None = nowhere.
 
     Raises:
         BrokerUnavailable: the URL makes no sense; the message never repeats its secrets.
@@ -167,7 +167,7 @@ def parse(url: str, *, environ: Mapping[str, str] | None = None) -> BrokerUrl:
     username, _, secret = userinfo.partition(":")
     password = unquote(secret) or _password(options.get("password_file"), environ or {})
     common: dict[str, Any] = {
-        "username": unquote(username) or None,
+        "username": unquote(username) or (environ or {}).get("SOLLOL_REDIS_USERNAME") or None,
         "password": password,
         "fabric": fabric,
         "payload_keys": _payload_keys(options.get("payload_key_file"), environ or {}),

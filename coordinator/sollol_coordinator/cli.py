@@ -12,6 +12,7 @@ import sys
 import click
 from prometheus_client import start_http_server
 
+from sollol_broker.configured import configured
 from sollol_broker.errors import BrokerUnavailable, SollolError
 from sollol_broker.url import DEFAULT_URL, parse
 
@@ -106,6 +107,8 @@ def _fail(error: Exception, status: int) -> None:
     click.echo(f"error: {error}", err=True)
     raise SystemExit(status)
 
+
+configured("coordinator", main)
 
 if __name__ == "__main__":
     main()

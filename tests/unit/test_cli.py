@@ -30,6 +30,8 @@ from sollol_broker.registry import ModelView
 
 # Nothing listens on port 1.
 NOWHERE = "redis://:hunter2@127.0.0.1:1/0"
+# Commands that ask no fabric, or have words of their own.
+_OTHERS = ("up", "demo", "acl", "bench", "setup-llama-cpp", "config", "completion")
 
 
 def run(*args: str, env: Mapping[str, str | None] | None = None, stdin: str = "") -> Result:
@@ -61,9 +63,7 @@ def test_help_imports_no_command() -> None:
     assert python(code).stdout.splitlines()[-1] == ""
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in ENTRIES if name not in ("up", "demo", "acl", "bench", "setup-llama-cpp")]
-)
+@pytest.mark.parametrize("name", [name for name in ENTRIES if name not in _OTHERS])
 def test_each_command_has_help_that_names_the_shared_options(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0, result.output

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sollol_broker.configured import configured
 from sollol_broker.errors import BackendError, BrokerUnavailable, SollolError
 from sollol_broker.url import DEFAULT_URL, BrokerUrl, parse
 
@@ -241,6 +242,8 @@ def _fail(error: Exception, status: int) -> None:
     click.echo(f"error: {error}", err=True)
     raise SystemExit(status)
 
+
+configured("worker", main)
 
 if __name__ == "__main__":
     main()

@@ -15,7 +15,10 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+# Where the context keeps what --config names.
+CONFIG = "sollol.config"
 EXIT_CODES = """\
 Exit codes:
   0    it worked
@@ -37,6 +40,7 @@ class Entry:
     Attributes:
         module: the file in this folder. attribute: the command in it.
         extra: what to install when an import of it fails.
+        takes_config: whether the configuration file is read first; False where a bad one must not be in the way.
     """
 
     section: str
@@ -44,6 +48,7 @@ class Entry:
     attribute: str
     help: str
     extra: str = "cli"
+    takes_config: bool = True
 
 
 ENTRIES = {
@@ -52,6 +57,16 @@ ENTRIES = {
     "doctor": Entry("Begin", "doctor", "doctor", "Check Redis, workers and backends; say what to do."),
     "setup-llama-cpp": Entry(
         "Begin", "setup_llama_cpp", "setup_llama_cpp", "Find llama.cpp, or build it; try it out.", "worker"
+    ),
+    "config": Entry(
+        "Begin", "config", "config", "Show, check and begin the file of settings.", takes_config=False
+    ),
+    "completion": Entry(
+        "Begin",
+        "completion",
+        "completion",
+        "Let the shell complete commands and options.",
+        takes_config=False,
     ),
     "chat": Entry("Ask", "chat", "chat", "Ask a model and watch the answer come."),
     "submit": Entry("Ask", "submit", "submit", "Hand in a job and get its id at once."),
@@ -127,11 +142,31 @@ class LazyGroup(click.Group):
             near = difflib.get_close_matches(args[0], ENTRIES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             ctx.fail(f"There is no command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if (
+            name
+            and command
+            and ENTRIES[name].takes_config
+            and not ctx.resilient_parsing
+            and not _wants_help(rest)
+        ):
+            _configure(ctx, name, command)
+        return name, command, rest
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands by the table, without importing them."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=each.help)
+            for name, each in ENTRIES.items()
+            if name.startswith(incomplete)
+        ]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Remember whether JSON is wanted, before anything can go wrong."""
+        """Remember whether JSON is wanted, before anything can go wrong, and which file of settings."""
         ctx.meta["sollol.json"] = _wants_json(args)
+        ctx.meta[CONFIG], args = _config_of(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -190,6 +225,30 @@ def _wants_json(args: Sequence[str]) -> bool:
     return "--json" in own
 
 
+def _wants_help(args: Sequence[str]) -> bool:
+    return any(each in ("-h", "--help") for each in args)
+
+
+def _config_of(args: Sequence[str]) -> tuple[str | None, list[str]]:
+    """What --config names, wherever it stands, and the arguments without it."""
+    own = list(args)[: list(args).index("--")] if "--" in args else list(args)
+    rest = list(args)[len(own) :]
+    for index, word in enumerate(own):
+        if word == "--config" and index + 1 < len(own):
+            return own[index + 1], [*own[:index], *own[index + 2 :], *rest]
+        if word.startswith("--config="):
+            return word.partition("=")[2], [*own[:index], *own[index + 1 :], *rest]
+    return None, list(args)
+
+
+def _configure(ctx: click.Context, name: str, command: click.Command) -> None:
+    from sollol_broker.configured import apply, defaults, name_options
+
+    config = apply(ctx, ctx.meta[CONFIG])
+    name_options(name, command)
+    ctx.default_map = {name: defaults(ctx, config, name, command)}
+
+
 def _is_debug() -> bool:
     return os.environ.get("SOLLOL_DEBUG", "") not in ("", "0")
 
@@ -209,6 +268,9 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 )
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version,
               help="Show the version and exit.")  # fmt: skip
+@click.option("--config", type=click.Path(), expose_value=False, metavar="FILE",
+              help="The file of settings.  [default: $SOLLOL_CONFIG, else the first that is there of ./sollol.toml, "
+              "~/.config/sollol/sollol.toml, /etc/sollol/sollol.toml]")  # fmt: skip
 def app() -> None:
     """Every GPU, Mac and CPU box on the network pulls the LLM jobs it does best, through one Redis.
 

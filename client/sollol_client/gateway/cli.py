@@ -12,6 +12,7 @@ import click
 import uvicorn
 from starlette.applications import Starlette
 
+from sollol_broker.configured import configured
 from sollol_broker.errors import BrokerUnavailable, InvalidJob, SollolError
 from sollol_broker.url import DEFAULT_URL, parse
 
@@ -140,6 +141,8 @@ def _fail(error: SollolError, status: int) -> None:
     click.echo(f"error: {error}", err=True)
     raise SystemExit(status)
 
+
+configured("gateway", main)
 
 if __name__ == "__main__":
     main()
