@@ -89,14 +89,20 @@ def check_talk(fields: Mapping[str, Any]) -> None:
             400, 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'
         )
     check_format(fields.get("format"))
-    for message in fields.get("messages") or ():
+    for message in _items(fields, "messages"):
         _check_message(message)
-    for tool in fields.get("tools") or ():
+    for tool in _items(fields, "tools"):
         if not isinstance(tool, dict):
             raise _mismatch(tool, "ChatRequest", "tools", "api.Tool")
         if not isinstance(tool.get("function"), dict | None):
             raise _mismatch(tool["function"], "Tool", "function", "api.ToolFunction")
     _check_images(fields.get("images"), "GenerateRequest")
+
+
+def _items(fields: Mapping[str, Any], name: str) -> list[Any]:
+    """A list's items; /api/generate does not know these fields, so there they may be anything."""
+    value = fields.get(name)
+    return value if isinstance(value, list) else []
 
 
 def check_format(wanted: object) -> None:
