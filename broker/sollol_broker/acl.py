@@ -40,6 +40,7 @@ _RIGHTS: Final = {
     ("app", "apps"): "rw rw - rw r",
     ("caches",): "rw rw - rw -",
     ("worker", "node", "workers", "serves", "hosts", "shares", "classes", "late"): "r r rw rw r",
+    ("series", "totals", "series_models", "series_nodes"): "r r rw rw r",
     ("pace",): "- - rw rw r",
     ("estimate",): "- - - rw r",
     ("api_keys",): "- r - - -",

@@ -264,10 +264,13 @@ class Advertised:
     Attributes:
         new_inbox: the inbox had to be made: what was sent to it before is lost.
         controls: what an operator has set for the node, msgpack; empty = nothing.
+        now_ms: Redis' time. taken: the number of the counts that have been taken last; "" = none.
     """
 
     new_inbox: bool
     controls: bytes = b""
+    now_ms: float = 0.0
+    taken: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,13 +484,18 @@ class Broker:
         worker_fields: Mapping[str, str],
         node_fields: Mapping[str, str],
         models: Mapping[str, Share],
+        counted: bytes = b"",
     ) -> Advertised:
-        """Say that a worker lives and which models it serves: canonical names, with what it adds to each."""
+        """Say that a worker lives and which models it serves: canonical names, with what it adds to each.
+
+        Args:
+            counted: what has happened since the last advert, msgpack as _series.lua wants it; b"" = it does not count.
+        """
         named = [part for model, share in models.items() for part in (key_part(model), model, str(share))]
         told = {"durability": str(self.url.durability), **worker_fields}
         fields = (pack(told), pack(dict(node_fields)))
-        reply = await self._call("advertise", worker, node, ttl_ms, key_part(node), *fields, *named)
-        return Advertised(reply[0] == 2, bytes(reply[1]))
+        reply = await self._call("advertise", worker, node, ttl_ms, key_part(node), *fields, counted, *named)
+        return Advertised(reply[0] == 2, bytes(reply[1]), float(reply[2]), _text(reply[3]))
 
     async def attend(
         self, inbox: str, app: str, *, inbox_ttl_ms: int, app_fields: Mapping[str, str], app_ttl_ms: int

@@ -140,6 +140,14 @@ class Keys:
         """Hash: by how much the memory of a model was estimated wrongly. TTL 30 d."""
         return f"{self.prefix}:estimate:{model_key}"
 
+    def series(self, chunk: str) -> str:
+        """Hash: points of a series by their place; `chunk` is WHO:STEP:NUMBER. TTL: as long as they are kept."""
+        return f"{self.prefix}:series:{chunk}"
+
+    def totals(self, node: str) -> str:
+        """Hash: all that a node has counted, by model. TTL 7 d after the last advert."""
+        return f"{self.prefix}:totals:{key_part(node)}"
+
     @property
     def leases(self) -> str:
         """Zset: running jobs by lease deadline, Redis time in ms; "ID|h" for a hedge's. Permanent."""
@@ -226,6 +234,16 @@ class Keys:
         return f"{self.prefix}:groups"
 
     @property
+    def series_models(self) -> str:
+        """Zset: models that have a series, at most 64, by when it was last told of (s). Permanent."""
+        return f"{self.prefix}:series_models"
+
+    @property
+    def series_nodes(self) -> str:
+        """Zset: nodes that have a series, at most 256, by when they last told (s). Permanent."""
+        return f"{self.prefix}:series_nodes"
+
+    @property
     def leader(self) -> str:
         """Hash: the leader, its term and its lease. Permanent."""
         return f"{self.prefix}:leader"
@@ -250,6 +268,8 @@ _PERMANENT = (
     "api_keys",
     "leader",
     "groups",
+    "series_models",
+    "series_nodes",
 )
 
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 # In the order in which they need each other; the rest are verbs, one per file.
 _GROUND = (
     *("_keys", "_rule", "_order", "_fits", "_words", "_classes", "_fair"),
-    *("_leader", "_base", "_hedge", "_heads", "_admit"),
+    *("_leader", "_base", "_hedge", "_heads", "_admit", "_series"),
 )
 # Verbs whose parts others use.
 _BUILT_UPON = ("claim", "advertise")

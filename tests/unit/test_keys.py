@@ -17,6 +17,7 @@ _FAMILIES = re.findall(r"local function (\w+)_key\(F", _LUA)
 _SINGLES = (
     *("leases", "delayed", "deadlines", "dead", "ended", "workers", "apps", "models", "stats", "limits"),
     *("hedges", "crashes", "controls", "policy", "caches", "leader", "groups"),
+    *("series_models", "series_nodes"),
 )
 # Written and read by workers, or the coordinator, alone.
 _PYTHON_ONLY = {"pace", "estimate"}

@@ -13,6 +13,7 @@ from sollol_broker.codec import unpack
 from sollol_broker.envelope import Envelope
 from sollol_broker.errors import BackendError, DeadlineExceeded
 from sollol_worker_agent.backends import EchoBackend, End, Piece, Timeouts
+from sollol_worker_agent.figures import Figures
 from sollol_worker_agent.lane import Lane
 from sollol_worker_agent.runner import Runner
 
@@ -60,6 +61,7 @@ def _runner(backend: EchoBackend, shown: _Shown, **claimed: Any) -> Runner:
         worker="n1.ab",
         timeouts=Timeouts(),
         on_lost=lambda: None,
+        figures=Figures(),
     )
 
 

@@ -16,12 +16,14 @@ from sollol_broker.broker import Advertised, Broker
 from sollol_broker.claim_rule import Share, together
 from sollol_broker.controls import Controls
 from sollol_broker.errors import SollolError
+from sollol_broker.series import Gauge
 from sollol_broker.version import VERSION
 
 from .backends.protocol import ModelInfo
 from .config import WorkerConfig
 from .controls import advertised as as_controlled
 from .controls import labelled
+from .figures import Figures
 from .hardware import Hardware, HardwareReader
 from .lane import Lane
 from .pace import Pace
@@ -41,6 +43,7 @@ class Advertiser:
         on_new_inbox: called when the inbox had to be made anew.
         on_change: called after each refresh: there may be more to claim now.
         more_of_node: more fields of the node's advert.
+        figures: what is counted meanwhile; each advert tells of it.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Advertiser:
         on_new_inbox: Callable[[], None],
         on_change: Callable[[], None],
         more_of_node: Callable[[], Mapping[str, str]] = dict,
+        figures: Figures | None = None,
     ) -> None:
         self._broker = broker
         self._worker = worker
@@ -63,6 +67,7 @@ class Advertiser:
         self._on_new_inbox = on_new_inbox
         self._on_change = on_change
         self._more_of_node = more_of_node
+        self._figures = figures or Figures(is_on=False)
         self._paces = PaceStore(broker, config.node)
         self._started = time.time()
         self._advertised_at = -math.inf
@@ -130,7 +135,7 @@ class Advertiser:
 
     async def _write(self) -> Advertised:
         hardware = self.last_hardware.as_dict() if self.last_hardware is not None else {}
-        return await self._broker.advertise(
+        advertised = await self._broker.advertise(
             self._worker,
             self._config.node,
             ttl_ms=round(self._config.advertise_seconds * _ADVERTS_PER_TTL * 1000),
@@ -142,7 +147,11 @@ class Advertiser:
                 **self._more_of_node(),
             },
             models={} if self._draining else as_controlled(self.controls, self._shares()),
+            counted=self._figures.tell(self._gauges()),
         )
+        self._figures.told(advertised.taken)
+        self._figures.set_clock(advertised.now_ms)
+        return advertised
 
     async def _loop(self) -> None:
         while True:
@@ -166,6 +175,23 @@ class Advertiser:
         checks = (lane.health.check_seconds for lane in self._lanes)
         return self._advertised_at + min(self._config.advertise_seconds, *checks, math.inf)
 
+    def _gauges(self) -> dict[Gauge, float | None]:
+        seen: dict[Gauge, float | None] = {"busy": self._busy(), "slots": self._slots()}
+        if (now := self.last_hardware) is not None:
+            percents = [gpu.utilisation_percent for gpu in now.gpus if gpu.utilisation_percent is not None]
+            seen["vram_used_mib"] = now.vram_total_mib - now.vram_free_mib if now.gpus else None
+            seen["ram_used_mib"] = now.ram_total_mib - now.ram_available_mib
+            seen["load"] = now.load_1m
+            seen["gpu_percent"] = sum(percents) / len(percents) if percents else None
+        return seen
+
+    def _busy(self) -> int:
+        return sum(lane.busy for lane in self._lanes)
+
+    def _slots(self) -> int:
+        slots = sum(lane.slots for lane in self._lanes if lane.models)
+        return slots if self._config.slots is None else min(slots, self._config.slots)
+
     def _shares(self) -> dict[str, Share]:
         names = sorted({name for lane in self._lanes for name in lane.models})
         return {
@@ -174,7 +200,6 @@ class Advertiser:
         }
 
     def _worker_fields(self) -> dict[str, str]:
-        slots = sum(lane.slots for lane in self._lanes if lane.models)
         return {
             "version": VERSION,
             "functions": self._broker.functions.version,
@@ -184,8 +209,8 @@ class Advertiser:
             "labels": json.dumps(
                 labelled(self._config.labels, self.controls, (lane.models for lane in self._lanes))
             ),
-            "slots": str(slots if self._config.slots is None else min(slots, self._config.slots)),
-            "busy": str(sum(lane.busy for lane in self._lanes)),
+            "slots": str(self._slots()),
+            "busy": str(self._busy()),
             "backends": json.dumps([self._lane_fields(lane) for lane in self._lanes]),
         }
 

@@ -20,6 +20,7 @@ from .advertise import Advertiser
 from .backends.protocol import Backend
 from .config import WorkerConfig
 from .drainer import Drainer
+from .figures import Figures
 from .hardware import HardwareReader
 from .heartbeat import Heartbeat
 from .lane import Lane
@@ -63,6 +64,7 @@ class Agent:
         self._url = url
         self._functions = functions
         self.broker = self._new_broker()
+        self.figures = Figures(is_on=config.counts)
         self._advertiser = Advertiser(
             self.broker,
             self.worker,
@@ -72,8 +74,11 @@ class Agent:
             on_new_inbox=self._rewind,
             on_change=self._on_change,
             more_of_node=self._more_of_node,
+            figures=self.figures,
         )
-        self._puller = Puller(self.broker, self.worker, config, self.lanes, self._advertiser.advertise)
+        self._puller = Puller(
+            self.broker, self.worker, config, self.lanes, self._advertiser.advertise, figures=self.figures
+        )
         self._drainer = Drainer(self._puller.drain, usual_seconds=config.drain_seconds)
         lending = Lending(
             self.lanes,
@@ -138,6 +143,8 @@ class Agent:
             await self._desk.stop()
         await self._librarian.stop()
         await self._advertiser.stop()
+        if announce:
+            await self._tell_the_rest()
         await self._reaper.stop()
         await self._inbox.stop()
         await asyncio.to_thread(self._heartbeat.stop)
@@ -148,6 +155,14 @@ class Agent:
         await self.broker.close()
         for lane in self.lanes:
             await lane.backend.close()
+
+    async def _tell_the_rest(self) -> None:
+        """The last jobs have ended since the last advert; the fabric's history should have them, too."""
+        try:
+            async with asyncio.timeout(_ANNOUNCE_SECONDS):
+                await self._advertiser.drain()
+        except Exception:
+            log.warning("what was counted last could not be told", exc_info=True)
 
     async def _announce(self) -> None:
         try:

@@ -28,6 +28,7 @@ class WorkerConfig:
             one it is run alone.
         elsewhere: the host on which the backends stand when it is not this machine; of its hardware nothing is
             known then. "" = they stand here.
+        counts: whether it counts what its jobs take, for the fabric's history and for Prometheus.
         drain_seconds: on SIGTERM, how long running jobs may take to end before they are handed back.
     """
 
@@ -41,6 +42,7 @@ class WorkerConfig:
     most_errors: int = 4
     most_crashes: int = 3
     elsewhere: str = ""
+    counts: bool = True
     drain_seconds: float = 30.0
     timeouts: Timeouts = field(default_factory=Timeouts)
 

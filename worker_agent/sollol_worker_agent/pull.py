@@ -23,9 +23,10 @@ from sollol_broker.outcome import pack_error
 
 from .config import WorkerConfig
 from .controls import labelled, offered
+from .figures import Done, Figures
 from .health import is_backends_fault
 from .lane import Lane
-from .runner import Runner
+from .runner import Answered, Runner
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class Puller:
 
     Args:
         advertise: called when Redis does not know this worker (any more), and when a lane has gone down.
+        figures: where what becomes of its jobs is counted.
     """
 
     broker: Broker
@@ -74,6 +76,7 @@ class Puller:
     advertise: Callable[[], Awaitable[None]]
     vram_mib: int = 0
     controls: Controls = field(default_factory=Controls)
+    figures: Figures = field(default_factory=Figures)
     running: dict[str, Running] = field(default_factory=dict)
     _claiming: bool = False
     # Somebody wanted to claim while a claim was under way: look again after it.
@@ -247,6 +250,7 @@ class Puller:
             worker=self.worker,
             timeouts=self.config.timeouts,
             on_lost=lambda: self.call_off(running.lease.job_id, running.lease.fence),
+            figures=self.figures,
         )
         running.runner = runner
         try:
@@ -258,13 +262,12 @@ class Puller:
         except SollolError as error:
             running.lane.busy -= 1
             running.lane.failed(envelope.model, error)
-            await self._report(running.lease, error, running.lane)
+            await self._report(running.lease, error, running.lane, model=envelope.model)
         except Exception as error:
             log.exception("job %s: a mistake of ours", running.lease.job_id)
             running.lane.busy -= 1
-            await self._report(
-                running.lease, BackendError(f"the worker failed ({type(error).__name__})", retryable=True)
-            )
+            mistake = BackendError(f"the worker failed ({type(error).__name__})", retryable=True)
+            await self._report(running.lease, mistake, model=envelope.model)
         else:
             run_ms = (time.monotonic() - running.asked_at) * 1000
             running.lane.learn(
@@ -278,7 +281,8 @@ class Puller:
             running.lane.remember(claimed.affinity, max(0, answered.prompt_tokens + answered.output_tokens))
             running.delivering = True
             used = Used(answered.prompt_tokens, answered.output_tokens, -1.0 if answered.is_rest else run_ms)
-            await self._finish(running.lease, answered.data, used)
+            if await self._finish(running.lease, answered.data, used):
+                self._count(claimed, running, answered, run_ms)
         finally:
             # Not before: until Redis has the answer, the heartbeat must keep the lease.
             if self.running.get(running.lease.job_id) is running:
@@ -286,7 +290,21 @@ class Puller:
             if not running.delivering:  # a delivery claims by itself
                 self.wake()
 
-    async def _finish(self, lease: Lease, answer: bytes, used: Used) -> None:
+    def _count(self, claimed: Claimed, running: Running, answered: Answered, run_ms: float) -> None:
+        waited, first_at = claimed.waited_ms, answered.first_at
+        # What was taken over had begun before.
+        begins_here = not answered.is_rest
+        done = Done(
+            prompt_tokens=answered.prompt_tokens,
+            more_tokens=answered.untold_tokens,
+            wait_ms=waited,
+            ttft_ms=waited + _ms(running.asked_at, first_at) if first_at and begins_here else None,
+            run_ms=run_ms,
+            latency_ms=waited + _ms(running.asked_at, time.monotonic()),
+        )
+        self.figures.answered(answered.model, done)
+
+    async def _finish(self, lease: Lease, answer: bytes, used: Used) -> bool:
         claims_too = not self._claiming and not self._stopping
         self._missed = (
             self._missed or self._claiming
@@ -298,7 +316,7 @@ class Puller:
         except SollolError as error:
             # The lease runs out by itself and the job is answered again: at least once, never silence.
             log.warning("job %s: its answer could not be delivered: %s", lease.job_id, error)
-            return
+            return False
         finally:
             if claims_too:
                 self._claimed()
@@ -306,8 +324,11 @@ class Puller:
             log.info("job %s: the answer came too late, the job is no longer ours", lease.job_id)
         if claims_too:
             await self._take(finished.claims, asked_at)
+        return finished.taken
 
-    async def _report(self, lease: Lease, error: SollolError, lane: Lane | None = None) -> None:
+    async def _report(
+        self, lease: Lease, error: SollolError, lane: Lane | None = None, *, model: str = ""
+    ) -> None:
         if isinstance(error, DeadlineExceeded):
             await self._expire(lease)
             return
@@ -316,13 +337,15 @@ class Puller:
         if lane is not None and went_away and not isinstance(error, BackendTimeout):
             lane.close_for_now(str(error))  # ask it again before it gets the next job
         try:
-            await self.broker.fail(
+            became = await self.broker.fail(
                 lease,
                 pack_error(error),
                 retry=retry,
                 most_errors=self.config.most_errors,
                 backoff_ms=round(random.uniform(_BACKOFF_MS, 2 * _BACKOFF_MS)),
             )
+            if model and became != "stale":
+                self.figures.failed(model)
         except SollolError as unreachable:
             log.warning("job %s: its failure could not be reported: %s", lease.job_id, unreachable)
         if lane is not None and lane.down_because:
@@ -344,6 +367,10 @@ class Puller:
         with contextlib.suppress(SollolError, TimeoutError):
             async with asyncio.timeout(_LAST_WORD_SECONDS):
                 await self.broker.release(running.lease)
+
+
+def _ms(start: float, end: float) -> float:
+    return (end - start) * 1000
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -23,6 +23,7 @@ from .answer import Collector, embed_answer, rerank_answer, warm_answer
 from .backends.protocol import End, Timeouts
 from .backends.resuming import refusal
 from .emitter import Emitter
+from .figures import Figures
 from .lane import Lane
 from .so_far import SoFar, so_far
 from .takeover import Takeover
@@ -43,6 +44,7 @@ class Answered:
     Attributes:
         fields: the closing fields of the whole answer. measured: those of this attempt, to learn from.
         is_rest: it went on with what earlier attempts had said: what it took is not what the job takes.
+        first_at: monotonic time of its first piece, None = it has none. told_tokens: of its pieces, as they came.
     """
 
     data: bytes
@@ -50,6 +52,8 @@ class Answered:
     fields: dict[str, Any]
     measured: dict[str, Any]
     is_rest: bool = False
+    first_at: float | None = None
+    told_tokens: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -60,6 +64,11 @@ class Answered:
     def output_tokens(self) -> int:
         """As the backend counted them; embeddings have none; -1 = it did not."""
         return _count(self.fields, "eval_count")
+
+    @property
+    def untold_tokens(self) -> int:
+        """Of this attempt, beyond those that its pieces had."""
+        return max(0, _count(self.measured, "eval_count") - self.told_tokens)
 
 
 class Runner:
@@ -81,6 +90,7 @@ class Runner:
         worker: str,
         timeouts: Timeouts,
         on_lost: Callable[[], None],
+        figures: Figures,
     ) -> None:
         self._broker = broker
         self._claimed = claimed
@@ -95,7 +105,9 @@ class Runner:
         self._takeover: Takeover | None = None
         self._seams: tuple[Seam, ...] = ()
         self._collector = Collector(envelope.job_kind, envelope.model)
+        self._figures = figures
         self._first_at: float | None = None
+        self._told_tokens = 0
 
     async def run(self) -> Answered:
         """Ask the backend and gather its answer.
@@ -130,7 +142,7 @@ class Runner:
                 f"the answer has {len(data):,} bytes, the limit is {MAX_ANSWER_BYTES:,}: ask for less at once"
             )
         is_rest = self._takeover is not None and self._takeover.how in ("continued", "complete")
-        return Answered(data, self._envelope.model, whole, fields, is_rest)
+        return Answered(data, self._envelope.model, whole, fields, is_rest, self._first_at, self._told_tokens)
 
     @property
     def text_so_far(self) -> str:
@@ -217,13 +229,19 @@ class Runner:
             so_far=await self._so_far(),
             is_shown=self._envelope.stream,
         )
+        last_at: float | None = None
         async with contextlib.aclosing(takeover.events()) as events:
             async for event in events:
+                now = time.monotonic()
                 if self._first_at is None:
-                    self._first_at = time.monotonic()
+                    self._first_at = now
                     self._join(takeover)
                 if isinstance(event, End):
                     return event
+                self._told_tokens += event.tokens
+                gap_ms = None if last_at is None else (now - last_at) * 1000
+                self._figures.piece(self._envelope.model, event.tokens, gap_ms)
+                last_at = now
                 self._collector.add(event)
                 if self._emitter is not None:
                     self._emitter.add(event)

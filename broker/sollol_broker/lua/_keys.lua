@@ -27,3 +27,5 @@ local function file_key(F, id) return F .. ':file:' .. id end
 local function files_key(F, app) return F .. ':files:' .. app end
 local function usage_key(F, app) return F .. ':usage:' .. app end
 local function formable_key(F, model) return F .. ':formable:' .. model end
+local function series_key(F, chunk) return F .. ':series:' .. chunk end
+local function totals_key(F, node) return F .. ':totals:' .. node end

@@ -70,6 +70,7 @@ local function reap(keys, a)
     end
   end
   promote(F, now)
+  look_at_queues(F, now)
   return {back, dead, expired}
 end
 verb('reap', reap, {'allow-oom'})
