@@ -37,6 +37,9 @@ _RIGHTS: Final = {
     ("job", "queue", "idle", "armed", "fair", "tally", "usage", "learned"): "rw rw rw rw r",
     ("leases", "delayed", "deadlines", "dead", "ended", "hedges", "crashes"): "rw rw rw rw r",
     ("models", "stats", "limits"): "rw rw rw rw r",
+    # Batches: each end of a job may be the end of a chunk.
+    ("batch", "batches"): "rw rw rw rw r",
+    ("batch_in", "batch_open", "batch_out", "batch_map", "batch_done", "batch_due"): "rw rw rw rw -",
     ("app", "apps"): "rw rw - rw r",
     ("caches",): "rw rw - rw -",
     ("worker", "node", "workers", "serves", "hosts", "shares", "classes", "late"): "r r rw rw r",

@@ -148,6 +148,40 @@ class Keys:
         """Hash: all that a node has counted, by model. TTL 7 d after the last advert."""
         return f"{self.prefix}:totals:{key_part(node)}"
 
+    def batch(self, batch: str) -> str:
+        """Hash: a batch: state, model, counts, times; see `_batch.lua`. Lives while it is driven, then its TTL."""
+        return f"{self.prefix}:batch:{batch}"
+
+    def batch_in(self, batch: str) -> str:
+        """Hash: index → item that has no answer yet. Lives like the batch."""
+        return f"{self.prefix}:batch_in:{batch}"
+
+    def batch_open(self, batch: str) -> str:
+        """Hash: start → count of a batch's chunks that are jobs now. Lives like the batch."""
+        return f"{self.prefix}:batch_open:{batch}"
+
+    def batch_out(self, batch: str) -> str:
+        """Hash: start → answer or error of a chunk. Lives like the batch."""
+        return f"{self.prefix}:batch_out:{batch}"
+
+    def batch_map(self, batch: str) -> str:
+        """Zset: "start:count:state" of a batch's ended chunks, by start. Lives like the batch."""
+        return f"{self.prefix}:batch_map:{batch}"
+
+    def batch_done(self, batch: str) -> str:
+        """Stream: "start:count:state" of a batch's chunks in the order in which they ended. Lives like the batch."""
+        return f"{self.prefix}:batch_done:{batch}"
+
+    @property
+    def batches(self) -> str:
+        """Zset: batches by when they came (ms). Permanent, at most 10,000."""
+        return f"{self.prefix}:batches"
+
+    @property
+    def batch_due(self) -> str:
+        """Zset: unfinished batches by when somebody else may have to drive them (ms). Permanent."""
+        return f"{self.prefix}:batch_due"
+
     @property
     def leases(self) -> str:
         """Zset: running jobs by lease deadline, Redis time in ms; "ID|h" for a hedge's. Permanent."""
@@ -270,6 +304,8 @@ _PERMANENT = (
     "groups",
     "series_models",
     "series_nodes",
+    "batches",
+    "batch_due",
 )
 
 

@@ -30,6 +30,25 @@ class JobState(StrEnum):
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
+class BatchState(StrEnum):
+    """Where a batch is in its life.
+
+    PENDING ──first chunk──▶ RUNNING ──last item──▶ COMPLETED, or FAILED without a single answer
+       └────────────────────────┴──────────────────▶ CANCELLED | FAILED
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing more becomes of it."""
+        return self not in (BatchState.PENDING, BatchState.RUNNING)
+
+
 class Priority(IntEnum):
     """How soon a job should be served; any int from 0 to 10 will do."""
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
         StreamGap,
     )
     from sollol_broker.version import VERSION as __version__
-    from sollol_broker.words import JobState, Priority
-    from sollol_client import Answer, AsyncClient, AsyncJob, Client, Delta, Job
+    from sollol_broker.words import BatchState, JobState, Priority
+    from sollol_client import Answer, AsyncBatch, AsyncClient, AsyncJob, Batch, BatchItem, Client, Delta, Job
 
     from .config import SOLLOLConfig
     from .docker_ip_resolver import is_docker_ip, resolve_docker_ip
@@ -44,10 +44,14 @@ if TYPE_CHECKING:
 __all__ = [
     "SOLLOL",
     "Answer",
+    "AsyncBatch",
     "AsyncClient",
     "AsyncJob",
     "BackendError",
     "BackendTimeout",
+    "Batch",
+    "BatchItem",
+    "BatchState",
     "BrokerOutdated",
     "BrokerUnavailable",
     "Client",
@@ -82,8 +86,12 @@ __all__ = [
 # Names that do not lie in the errors' module, and where they lie.
 _HOMES = {
     "Answer": "sollol_client",
+    "AsyncBatch": "sollol_client",
     "AsyncClient": "sollol_client",
     "AsyncJob": "sollol_client",
+    "Batch": "sollol_client",
+    "BatchItem": "sollol_client",
+    "BatchState": "sollol_broker.words",
     "Client": "sollol_client",
     "Delta": "sollol_client",
     "HybridRouter": "sollol.hybrid_router",

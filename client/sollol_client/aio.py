@@ -11,6 +11,7 @@ from sollol_broker.link import LinkConfig
 from sollol_broker.names import canonical_model, key_part
 from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
 
+from .batching import AsyncBatching
 from .cache import AnswerCache
 from .cache_key import CacheSettings
 from .follow import check_entry_id
@@ -22,7 +23,7 @@ from .session import Session, broker_url
 from .submit import Submitter
 
 
-class AsyncClient(Submitter[AsyncJob], AsyncOperating):
+class AsyncClient(Submitter[AsyncJob], AsyncOperating, AsyncBatching):
     """Submits jobs to the fabric and gets their answers; thousands at a time from one process.
 
         async with AsyncClient("redis://localhost:6379/0", app="my-app") as client:

@@ -18,6 +18,7 @@ from sollol_broker.portal import Portal
 from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
 from sollol_broker.words import JobState
 
+from .batching import Batching
 from .cache import AnswerCache
 from .cache_key import CacheSettings
 from .follow import check_entry_id
@@ -30,7 +31,7 @@ from .submit import Submitter
 T = TypeVar("T")
 
 
-class Client(Submitter[Job], Operating):
+class Client(Submitter[Job], Operating, Batching):
     """Submits jobs to the fabric and gets their answers. Safe to share between threads.
 
         client = Client("redis://localhost:6379/0", app="my-app")

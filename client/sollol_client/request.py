@@ -170,7 +170,7 @@ def _body(**given: Any) -> tuple[JobKind, dict[str, Any]]:
     name, value = next(iter(asked.items()))
     kind = JobKind(name)
     if kind is JobKind.CHAT:
-        return kind, {"messages": _messages(value)}
+        return kind, {"messages": messages_of(value)}
     if kind is JobKind.GENERATE:
         if not isinstance(value, str):
             raise InvalidJob(f"generate: a prompt is text, got {type(value).__name__}", field="generate")
@@ -202,7 +202,12 @@ def _query(kind: JobKind, query: Any) -> dict[str, Any]:
     return {"query": query}
 
 
-def _messages(chat: Any) -> list[dict[str, Any]]:
+def messages_of(chat: Any) -> list[dict[str, Any]]:
+    """A text, or a list of messages, as messages.
+
+    Raises:
+        InvalidJob: it is neither.
+    """
     if isinstance(chat, str):
         return [{"role": "user", "content": chat}]
     if not isinstance(chat, Sequence) or isinstance(chat, bytes):

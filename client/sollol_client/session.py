@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,6 +49,7 @@ class Session:
 
     Attributes:
         replies: who hears of a call to a worker, by the call's id.
+        leaving: what has to be let go before the connection is: called when the session closes.
     """
 
     url: BrokerUrl
@@ -63,6 +64,7 @@ class Session:
     explainer: Explainer = field(init=False)
     lookout: Lookout = field(init=False)
     replies: dict[str, Callable[[EntryFields], None]] = field(default_factory=dict)
+    leaving: set[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=set)
     _outbox: deque[Following] = field(default_factory=deque)
     _tasks: Tasks = field(default_factory=Tasks)
     _answers: AnswerCache = field(init=False)
@@ -139,6 +141,7 @@ class Session:
             return
         if self._started:
             self.flush()
+        await asyncio.gather(*(leave() for leave in list(self.leaving)), return_exceptions=True)
         await self._sender.settle()
         self._closed = self._sharing.is_closed = True
         self.flush()  # ends what has never left

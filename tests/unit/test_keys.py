@@ -18,6 +18,7 @@ _SINGLES = (
     *("leases", "delayed", "deadlines", "dead", "ended", "workers", "apps", "models", "stats", "limits"),
     *("hedges", "crashes", "controls", "policy", "caches", "leader", "groups"),
     *("series_models", "series_nodes"),
+    *("batches", "batch_due"),
 )
 # Written and read by workers, or the coordinator, alone.
 _PYTHON_ONLY = {"pace", "estimate"}

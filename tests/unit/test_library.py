@@ -30,8 +30,8 @@ def test_a_verb_opens_with_its_contract(verb: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_is_registered_once_under_its_name(verb: str) -> None:
     registered = re.findall(r"^verb\('(\w+)', \w+(, \{'allow-oom'\})?\)", _FILES[f"{verb}.lua"], re.M)
-    # Only a new job or file may be refused by a full memory: all else frees some, or keeps work from being lost.
-    assert registered == [(verb, "" if verb in ("submit", "keep") else ", {'allow-oom'}")]
+    # Only new work may be refused by a full memory: all else frees some, or keeps work from being lost.
+    assert registered == [(verb, "" if verb in ("submit", "keep", "batch", "feed") else ", {'allow-oom'}")]
 
 
 def test_all_keys_of_a_call_share_the_one_it_names() -> None:

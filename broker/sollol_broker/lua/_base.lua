@@ -197,12 +197,23 @@ local function end_job(F, id, state, data, now, used)
   if fair.counted then redis.call('HINCRBY', usage_key(F, fair.app), 'n', -1) end
   settle(F, h[5], fair, waited, used)
   settle_cache(F, id, h[5], h[11] or '', state, ttl, now)
+  end_chunk(F, id, state, data, now)
   if not waited and h[7] then
     local tally = tally_key(F, h[7])
     redis.call('HINCRBY', tally, state, 1)
     redis.call('HINCRBYFLOAT', tally, 'busy_ms', ms(now - tonumber(h[8])))
     redis.call('PEXPIRE', tally, TALLY_TTL_MS)
   end
+end
+
+-- Ends a job unanswered, waiting or running; returns 'cancelled' | the state in which it had already ended | 'unknown'
+local function cancel_job(F, id, now)
+  local h = redis.call('HMGET', job_key(F, id), 'state', 'worker', 'fence')
+  if not h[1] then return 'unknown' end
+  if h[1] ~= 'queued' and h[1] ~= 'running' then return affirmed(job_key(F, id), h[1]) end
+  end_job(F, id, 'cancelled', '', now)
+  if h[1] == 'running' then tell(F, h[2], 't', 'cancel', 'j', id, 'f', h[3]) end
+  return 'cancelled'
 end
 
 local function verb(name, callback, flags)

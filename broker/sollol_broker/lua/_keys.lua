@@ -29,3 +29,9 @@ local function usage_key(F, app) return F .. ':usage:' .. app end
 local function formable_key(F, model) return F .. ':formable:' .. model end
 local function series_key(F, chunk) return F .. ':series:' .. chunk end
 local function totals_key(F, node) return F .. ':totals:' .. node end
+local function batch_key(F, batch) return F .. ':batch:' .. batch end
+local function batch_in_key(F, batch) return F .. ':batch_in:' .. batch end
+local function batch_open_key(F, batch) return F .. ':batch_open:' .. batch end
+local function batch_out_key(F, batch) return F .. ':batch_out:' .. batch end
+local function batch_map_key(F, batch) return F .. ':batch_map:' .. batch end
+local function batch_done_key(F, batch) return F .. ':batch_done:' .. batch end

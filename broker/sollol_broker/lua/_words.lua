@@ -8,6 +8,7 @@ local ENDED_KEPT = 1000
 local DEAD_KEPT = 10000
 local DEAD_TTL_MS = 7 * 24 * 3600 * 1000
 local LEARNED_TTL_MS = 30 * 24 * 3600 * 1000
+local MOST_DRIVE_MS = 120000               -- the longest lease of a batch's driver
 local TALLY_TTL_MS = 7 * 24 * 3600 * 1000
 
 local function now_ms()

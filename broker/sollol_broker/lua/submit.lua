@@ -80,6 +80,7 @@ local function submit(keys, a)
   local job = job_key(F, id)
   local state = redis.call('HGET', job, 'state')
   if state then return {'known', affirmed(job, state)} end
+  if not is_wanted(F, id) then return {'known', 'cancelled'} end
   local now, same, same_state = now_ms(), shared(F, request)
   if same and same_state == 'done' then return {'shared', same, same_state} end
   local is_served = redis.call('ZCOUNT', serves_key(F, model), ms(now), '+inf') > 0

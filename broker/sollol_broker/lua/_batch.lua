@@ -1,0 +1,96 @@
+-- Batches: many items that become jobs piece by piece. A piece, a chunk, is a job with the id BATCH~TAG~START~COUNT.
+-- F:batch:ID       fields: state kind model app priority tag digest template on_error keep ttl
+--                  created started ended                  ms of Redis' own clock
+--                  fed closed next                        items taken in; whether that is all; the first that is in no chunk
+--                  in_bytes out_bytes                     of items not answered yet; of results
+--                  completed failed why driver until      counts; why it failed; who drives it, and until when
+--                  seen_ms seen_chars                     what chunks took lately, from claim to answer: decaying sums
+-- F:batch_in:ID    hash: index → item, until its answer is there
+-- F:batch_open:ID  hash: start → count of chunks that are jobs now; "count!" of one that failed and is to be cut
+-- F:batch_out:ID   hash: start → answer or error of a chunk
+-- F:batch_map:ID   zset: "start:count:state" of ended chunks by start; F:batch_done:ID stream: the same in the order of ends
+local BATCH_PARTS = {batch_key, batch_in_key, batch_open_key, batch_out_key, batch_map_key, batch_done_key}
+local BATCHES_KEPT = 10000
+local SEEN_DECAY = 0.8                     -- of the sums, with each chunk
+
+-- returns batch, tag, start, count of a chunk's job; nil: any other job
+local function chunk_of(id)
+  if not string.find(id, '~', 1, true) then return nil end
+  return string.match(id, '^([^~]+)~(%x+)~(%d+)~(%d+)$')
+end
+
+local function is_over(state) return state ~= 'pending' and state ~= 'running' end
+
+-- All of a batch lives for its TTL from now on.
+local function keep_batch(F, batch, ttl)
+  for _, key in ipairs(BATCH_PARTS) do redis.call('PEXPIRE', key(F, batch), ttl) end
+end
+
+-- Whether a job may come in: of a chunk's, only what its batch still waits for, in the very call that takes it in. So
+-- neither a second driver nor one that has slept through a cancel can start anything.
+local function is_wanted(F, id)
+  local batch, tag, start, count = chunk_of(id)
+  if not batch then return true end
+  local h = redis.call('HMGET', batch_key(F, batch), 'state', 'tag')
+  return h[1] and not is_over(h[1]) and h[2] == tag and redis.call('HGET', batch_open_key(F, batch), start) == count
+end
+
+local function end_batch(F, batch, state, now, why)
+  local key = batch_key(F, batch)
+  redis.call('HSET', key, 'state', state, 'ended', ms(now), 'why', why)
+  redis.call('DEL', batch_in_key(F, batch))
+  redis.call('ZREM', F .. ':batch_due', batch)
+  keep_batch(F, batch, redis.call('HGET', key, 'ttl'))
+end
+
+-- Ends a batch whose items have all ended. One without a single answer has failed.
+local function end_if_done(F, batch, now)
+  local h = redis.call('HMGET', batch_key(F, batch), 'closed', 'fed', 'completed', 'failed', 'state')
+  local done = tonumber(h[3]) + tonumber(h[4])
+  if h[1] ~= '1' or is_over(h[5]) or done < tonumber(h[2]) then return end
+  local is_failure = done > 0 and h[3] == '0'
+  end_batch(F, batch, is_failure and 'failed' or 'completed', now, is_failure and 'each of its items failed: see their errors' or '')
+end
+
+-- Writes down how a chunk ended, once: whoever comes second does not find it open any more.
+local function settle_chunk(F, batch, start, count, state, data, now)
+  local key, inputs, fields, bytes = batch_key(F, batch), batch_in_key(F, batch), {}, 0
+  redis.call('HDEL', batch_open_key(F, batch), start)
+  for i = 1, tonumber(count) do fields[i] = string.format('%.0f', tonumber(start) + i - 1) end
+  for _, item in ipairs(redis.call('HMGET', inputs, unpack(fields))) do bytes = bytes + (item and #item or 0) end
+  redis.call('HDEL', inputs, unpack(fields))
+  redis.call('HINCRBY', key, 'in_bytes', -bytes)
+  redis.call('HINCRBY', key, 'out_bytes', #data)
+  redis.call('HSET', batch_out_key(F, batch), start, data)
+  redis.call('ZADD', batch_map_key(F, batch), start, start .. ':' .. count .. ':' .. state)
+  redis.call('XADD', batch_done_key(F, batch), '*', 'c', start .. ':' .. count .. ':' .. state)
+  redis.call('HINCRBY', key, state == 'done' and 'completed' or 'failed', count)
+  keep_batch(F, batch, redis.call('HGET', key, 'ttl'))
+  end_if_done(F, batch, now)
+end
+
+-- How long a chunk took, for the size of the next ones.
+local function note_speed(F, batch, id, now)
+  local key, job = batch_key(F, batch), redis.call('HMGET', job_key(F, id), 'claimed', 'chars')
+  local seen = redis.call('HMGET', key, 'seen_ms', 'seen_chars')
+  if not job[1] then return end
+  redis.call('HSET', key, 'seen_ms', ms(SEEN_DECAY * tonumber(seen[1] or 0) + math.max(0, now - tonumber(job[1]))),
+    'seen_chars', ms(SEEN_DECAY * tonumber(seen[2] or 0) + tonumber(job[2] or 0)))
+end
+
+-- A job has ended: if it is a chunk, its batch takes the answer. What failed with company is cut by the driver, until the
+-- item at fault is alone.
+local function end_chunk(F, id, state, data, now)
+  local batch, tag, start, count = chunk_of(id)
+  if not batch then return end
+  local open, h = batch_open_key(F, batch), redis.call('HMGET', batch_key(F, batch), 'state', 'tag')
+  if h[2] ~= tag or redis.call('HGET', open, start) ~= count then return end
+  if is_over(h[1]) then
+    redis.call('HDEL', open, start)
+  elseif state ~= 'done' and state ~= 'cancelled' and tonumber(count) > 1 then
+    redis.call('HSET', open, start, count .. '!')
+  else
+    if state == 'done' then note_speed(F, batch, id, now) end
+    settle_chunk(F, batch, start, count, state, data, now)
+  end
+end
