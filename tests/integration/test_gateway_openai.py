@@ -135,8 +135,9 @@ async def test_a_waiting_client_reads_its_place_in_comments(redis_url: str, path
         await first
 
 
-async def test_a_client_that_comes_back_misses_nothing(redis_url: str) -> None:
-    path, headers = "/v1/chat/completions", {"X-Sollol-Detach": "true"}
+@ALL
+async def test_a_client_that_comes_back_misses_nothing(redis_url: str, path: str) -> None:
+    headers = {"X-Sollol-Detach": "true"}
     async with (
         OllamaDouble([CLOSED]) as ollama,
         worker(redis_url, ollama.url),
@@ -152,13 +153,54 @@ async def test_a_client_that_comes_back_misses_nothing(redis_url: str) -> None:
                 shown += text_of(events_of(line))
                 if shown:
                     break
+            job_id = answer.headers["x-sollol-job"]
         await asking
         ollama.tokens_may_flow.set()
         again = await two.post(path, json=BODIES[path], headers={"Last-Event-ID": last})
     events = events_of(again.text)
+    assert last.startswith(f"{job_id}/")
     assert shown + text_of(events) == "the quick brown fox jumps over the"
-    assert events[-1] == "[DONE]"
+    assert is_normal_end(events[-1])
+    assert not any(
+        isinstance(e, dict) and e.get("type") in ("response.created", "message_start") for e in events
+    )
     assert len(ollama.seen.requests) == 1
+
+
+async def test_a_client_of_two_choices_that_comes_back_misses_nothing(redis_url: str) -> None:
+    path, headers = "/v1/chat/completions", {"X-Sollol-Detach": "true"}
+    body = {**BODIES[path], "n": 2, "stream_options": {"include_usage": True}}
+    async with (
+        OllamaDouble([CLOSED], parallel=2) as ollama,
+        worker(redis_url, ollama.url, slots=2),
+        gateway(redis_url) as one,
+        gateway(redis_url) as two,
+    ):
+        ollama.tokens_may_flow.clear()
+        asking = asyncio.create_task(let_tokens_flow(ollama, 4))
+        texts, last = {0: "", 1: ""}, ""
+        async with one.stream("POST", path, json=body, headers=headers) as answer:
+            async for line in answer.aiter_lines():
+                last = line.removeprefix("id: ") if line.startswith("id: ") else last
+                note_choices(texts, events_of(line))
+                if any(texts.values()):
+                    break
+        await asking
+        ollama.tokens_may_flow.set()
+        again = await two.post(path, json=body, headers={"Last-Event-ID": last})
+        short = await two.post(path, json=body, headers={"Last-Event-ID": last.partition(",")[0]})
+    events = events_of(again.text)
+    note_choices(texts, events)
+    assert list(texts.values()) == ["the quick brown fox jumps over the"] * 2
+    assert (events[-2]["usage"]["completion_tokens"], events[-1]) == (14, "[DONE]")
+    assert (short.status_code, short.json()["error"]["param"]) == (400, "last-event-id")
+    assert len(ollama.seen.requests) == 2
+
+
+def note_choices(texts: dict[int, str], events: list[Any]) -> None:
+    for event in events:
+        for choice in event["choices"] if isinstance(event, dict) else ():
+            texts[choice["index"]] += choice["delta"].get("content", "")
 
 
 async def test_the_choices_of_a_stream_come_side_by_side(redis_url: str) -> None:

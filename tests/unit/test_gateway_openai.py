@@ -247,13 +247,6 @@ def test_what_cannot_be_embedded_is_refused(fields: dict[str, Any]) -> None:
         embed_asked({"model": "m", **fields})
 
 
-class Following:
-    """As much of a Running as a writer of events looks at."""
-
-    id = "job1"
-    is_detached = True
-
-
 def answer(**fields: Any) -> Answer:
     message = {"role": "assistant", "content": "Hello", **fields.pop("message", {})}
     told = {"message": message, "done_reason": "stop", "prompt_eval_count": 10, "eval_count": 2, **fields}
@@ -267,7 +260,7 @@ def events(sent: bytes) -> list[Any]:
 
 def written(pieces: list[Delta], end: Answer, **fields: Any) -> list[Any]:
     talk = chat_talk({"model": "m", "messages": HELLO, "stream": True, **fields})
-    choice = Completions(talk, "job1").choice(0, Following())  # type: ignore[arg-type]
+    choice = Completions(talk, "job1").choice(0)
     return events(b"".join(choice.piece(piece) for piece in pieces) + choice.end(end))
 
 
@@ -324,17 +317,11 @@ def test_thinking_tool_calls_and_log_probabilities_have_their_places() -> None:
 
 def test_an_answer_that_breaks_off_ends_with_an_error_and_nothing_normal() -> None:
     talk = chat_talk({"model": "m", "messages": HELLO, "stream": True})
-    choice = Completions(talk, "job1").choice(0, Following())  # type: ignore[arg-type]
+    choice = Completions(talk, "job1").choice(0)
     [error] = events(choice.failed(Refusal(502, "gone", code="backend_error")))
     assert error == {
         "error": {"message": "gone", "type": "api_error", "param": None, "code": "backend_error"}
     }
-
-
-def test_pieces_carry_the_place_from_which_a_stream_can_go_on() -> None:
-    talk = chat_talk({"model": "m", "messages": HELLO, "stream": True})
-    choice = Completions(talk, "job1").choice(0, Following())  # type: ignore[arg-type]
-    assert choice.piece(Delta.of({"text": "a"}, "7-0")).startswith(b"id: job1/7-0\ndata: ")
 
 
 def test_a_whole_answer_has_all_its_choices_and_counts_the_prompt_once() -> None:
@@ -367,7 +354,7 @@ def test_a_whole_completion_has_its_log_probabilities_in_lists() -> None:
 
 def test_the_places_of_a_streamed_completion_s_tokens_count_on() -> None:
     talk = completion_talk({"model": "m", "prompt": "a", "logprobs": 1, "stream": True})
-    choice = Completions(talk, "job1").choice(0, Following())  # type: ignore[arg-type]
+    choice = Completions(talk, "job1").choice(0)
     pieces = [
         Delta.of({"text": text, "logprobs": [{"token": text, "logprob": -1.0}]}) for text in ("He", "y")
     ]

@@ -13,6 +13,7 @@ from sollol_broker.errors import SollolError
 
 from ..answer import Answer, Delta
 from .openai_wire import Completions
+from .places import placed
 from .refusals import refusal_of
 from .running import Running
 
@@ -52,6 +53,8 @@ class ChoicesReply(Response):
         self.headers["content-type"] = Completions.media_type
         self._runnings = runnings
         self._completions = completions
+        self._choices = [completions.choice(index) for index in range(len(runnings))]
+        self._framings = placed(self._choices, runnings)
         self._note_seconds = note_seconds
         self._entered = entered
 
@@ -65,19 +68,19 @@ class ChoicesReply(Response):
                         group.create_task(self._say(index, send))
                 last = self._completions.close([await running.answer() for running in self._runnings])
         except* SollolError as errors:
-            last = self._completions.choice(0, self._runnings[0]).failed(refusal_of(_first(errors)))
+            last = self._choices[0].failed(refusal_of(_first(errors)))
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _say(self, index: int, send: Send) -> None:
         running = self._runnings[index]
-        choice = self._completions.choice(index, running)
+        framing = self._framings[index]
         # One of them tells of its place in line.
         notes = self._note_seconds if index == 0 else None
         async with contextlib.aclosing(running.batches(note_seconds=notes)) as batches:
             async for batch in batches:
-                said = (choice.piece(e) if isinstance(e, Delta) else choice.note(e) for e in batch)
+                said = (framing.piece(e) if isinstance(e, Delta) else framing.note(e) for e in batch)
                 await send({"type": "http.response.body", "body": b"".join(said), "more_body": True})
-        end = choice.finish(await running.answer())
+        end = self._choices[index].finish(await running.answer())
         await send({"type": "http.response.body", "body": end, "more_body": True})
 
 

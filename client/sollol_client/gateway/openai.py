@@ -94,12 +94,10 @@ class OpenAI:
             runnings = [await self._serving.run(http, talk.asked[0])]
             completions = Completions(talk, runnings[0].sent_id)
             if talk.stream and len(talk.asked) == 1:
-                return await stream_reply(
-                    runnings[0], completions.choice(0, runnings[0]), self._serving.config
-                )
+                return await stream_reply(runnings[0], completions.choice(0), self._serving.config)
             await entered.enter_async_context(runnings[0])
             for number, asked in enumerate(talk.asked[1:], start=1):
-                running = await self._serving.run(http, _apart(http, asked, number))
+                running = await self._serving.run(http, _apart(http, asked, number), number)
                 runnings.append(await entered.enter_async_context(running))
             config = self._serving.config
             if talk.stream:

@@ -14,16 +14,16 @@ from .openai_fields import arguments_text, call_id
 from .openai_translate import Talk
 from .refusals import Refusal
 from .replies import as_json, routing_of
-from .running import Note, Running
+from .running import Note
 from .shapes import error_body
 
 _FINGERPRINT = "fp_sollol"
 DONE = b"data: [DONE]\n\n"
 
 
-def event(data: object, *, event_id: str = "", name: str = "") -> bytes:
+def event(data: object, *, name: str = "") -> bytes:
     """One server-sent event."""
-    begin = (f"event: {name}\n" if name else "") + (f"id: {event_id}\n" if event_id else "")
+    begin = f"event: {name}\n" if name else ""
     return begin.encode() + b"data: " + as_json(data) + b"\n\n"
 
 
@@ -53,9 +53,9 @@ class Completions:
         self._job_id = job_id
         self._created = int(time.time())
 
-    def choice(self, index: int, running: Running) -> Choice:
+    def choice(self, index: int) -> Choice:
         """The writer of one of its choices."""
-        return Choice(self, index, running)
+        return Choice(self, index)
 
     def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The answer of a request that is not streamed."""
@@ -89,11 +89,6 @@ class Completions:
             "model": self._talk.model,
             "system_fingerprint": _FINGERPRINT,
         }
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether it has one choice."""
-        return len(self._talk.asked) == 1
 
     @property
     def chunk(self) -> str:
@@ -156,10 +151,9 @@ class Choice:
     media_type = Completions.media_type
     always_notes = True
 
-    def __init__(self, completions: Completions, index: int, running: Running) -> None:
+    def __init__(self, completions: Completions, index: int) -> None:
         self._all = completions
         self._index = index
-        self._running = running
         self._is_first = True
         self._offset = 0
 
@@ -168,10 +162,7 @@ class Choice:
         choice = self._all.piece(piece, self._index, is_first=self._is_first, offset=self._offset)
         self._is_first = False
         self._offset += len(piece)
-        # A caller that may leave can come back. Of several choices' streams it could name but one place.
-        comes_back = self._running.is_detached and self._all.is_alone and piece.entry_id
-        event_id = f"{self._running.id}/{piece.entry_id}" if comes_back else ""
-        return event({**self._all.head(self._all.chunk), "choices": [choice]}, event_id=event_id)
+        return event({**self._all.head(self._all.chunk), "choices": [choice]})
 
     def note(self, note: Note) -> bytes:
         """See Framing."""

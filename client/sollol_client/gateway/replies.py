@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -14,34 +14,12 @@ from sollol_broker.errors import SollolError
 
 from ..answer import Answer, Delta
 from .config import GatewayConfig
-from .refusals import Refusal, refusal_of
+from .framing import Framing
+from .places import placed
+from .refusals import refusal_of
 from .running import Note, Running
 
 _JSON = "application/json; charset=utf-8"
-
-
-class Framing(Protocol):
-    """How an API writes a stream. Each method gives the bytes to send; b"" = nothing.
-
-    Attributes:
-        media_type: its Content-Type.
-        always_notes: a waiting client is told of its place in line without having asked.
-    """
-
-    media_type: str
-    always_notes: bool
-
-    def piece(self, piece: Delta) -> bytes:
-        """New text."""
-
-    def note(self, note: Note) -> bytes:
-        """A place in line."""
-
-    def end(self, answer: Answer) -> bytes:
-        """The end of an answer that is whole; its text has been sent in pieces."""
-
-    def failed(self, refusal: Refusal) -> bytes:
-        """The end of an answer that is not."""
 
 
 def as_json(value: object) -> bytes:
@@ -62,6 +40,7 @@ async def stream_reply(
     Raises:
         SollolError: the job ended without an answer before anything was sent.
     """
+    [framing] = placed([framing], [running])
     tells = framing.always_notes or running.wants_progress
     await running.__aenter__()
     try:

@@ -55,7 +55,7 @@ class Running(Watcher):
     While it is entered, a client that leaves takes the job with it, unless it asked for another thing.
 
     Attributes:
-        id: of the job. model: as the caller wrote it.
+        id: of the job. model: as the caller wrote it. after: its caller has seen its stream up to this entry.
         is_detached: it goes on when its client has left. entry_id: of its end. state: as far as it has told.
     """
 
@@ -68,9 +68,11 @@ class Running(Watcher):
         detached: bool = False,
         progress: bool = False,
         resumed: bool = False,
+        after: str = "",
     ) -> None:
         self.id = self.sent_id = job_id
         self.model = model
+        self.after = after
         self.wants_progress = progress
         self.entry_id = ""
         self._client = client

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from starlette.requests import Request as HttpRequest
 
-from sollol_broker.errors import InvalidJob
 from sollol_broker.names import canonical_model
 from sollol_broker.registry import JobView
 from sollol_broker.words import JobKind
@@ -16,6 +15,7 @@ from .asked import Asked, Wishes, take_wishes
 from .caller import caller_of
 from .config import GatewayConfig
 from .numbers import check_numbers
+from .places import places_of
 from .refusals import Refused, UnknownModel
 from .running import Note, Running
 
@@ -37,11 +37,14 @@ class Serving:
         self.client = client
         self.config = config
 
-    async def run(self, http: HttpRequest, asked: Asked) -> Running:
+    async def run(self, http: HttpRequest, asked: Asked, number: int = 0) -> Running:
         """Submit what was asked; enter what it gives before anything is awaited of it.
 
         With a `Last-Event-ID: JOB/ENTRY` the stream of a job goes on that was submitted before, by this gateway or
         another.
+
+        Args:
+            number: of the choice, where a request has several.
 
         Raises:
             UnknownModel: its caller may not use the model.
@@ -52,7 +55,7 @@ class Serving:
         if not caller.may_use(asked.model):
             raise UnknownModel(asked.model)
         if asked.stream and (last := http.headers.get("last-event-id", "")):
-            return await self._resume(http, asked, wishes, last)
+            return await self._resume(http, asked, wishes, *places_of(last, number))
         check_numbers(payload)
         body = payload.pop(_BODY[asked.kind])
         session = self.client.session
@@ -119,16 +122,16 @@ class Serving:
         for job in jobs:
             await job
 
-    async def _resume(self, http: HttpRequest, asked: Asked, wishes: Wishes, last: str) -> Running:
-        job_id, _, entry = last.partition("/")
-        try:
-            running = await self.follow(http, job_id, entry or None)
-        except InvalidJob:
-            raise InvalidJob(
-                "Last-Event-ID: JOB/ENTRY is needed, as the stream gave it", field="last-event-id"
-            ) from None
-        running.model, running.wants_progress = asked.model, wishes.progress
-        return running
+    async def _resume(
+        self, http: HttpRequest, asked: Asked, wishes: Wishes, job_id: str, after: str
+    ) -> Running:
+        """From its beginning: how the rest looks may depend on what came before."""
+        await self.owned(http, job_id)
+        running = Running(
+            self.client, job_id, asked.model, detached=True, progress=wishes.progress, after=after
+        )
+        self.client.session.attach(job_id, running, None)
+        return running.of(http)
 
 
 def _is_id(text: str) -> bool:
