@@ -42,6 +42,8 @@ _RIGHTS: Final = {
     ("batch_in", "batch_open", "batch_out", "batch_map", "batch_done", "batch_due"): "rw rw rw rw -",
     ("app", "apps"): "rw rw - rw r",
     ("caches",): "rw rw - rw -",
+    # What processes say of themselves; no prompt, no answer.
+    ("log",): "rw rw rw rw r",
     ("worker", "node", "workers", "serves", "hosts", "shares", "classes", "late"): "r r rw rw r",
     ("series", "totals", "series_models", "series_nodes"): "r r rw rw r",
     ("pace",): "- - rw rw r",
@@ -127,8 +129,10 @@ def _selector(role: Role, keys: Keys) -> tuple[str, ...]:
 
 def commands(role: Role) -> list[str]:
     """The commands that a role other than ADMIN may use."""
-    looking = _SESSION | _VIEWS
-    return sorted(looking if role is Role.DASHBOARD else looking | _STREAMS | {"fcall"} | inside_functions())
+    if role is Role.DASHBOARD:
+        # Of all streams it may touch the live log alone.
+        return sorted(_SESSION | _VIEWS | (_STREAMS - {"xtrim"}))
+    return sorted(_SESSION | _VIEWS | _STREAMS | {"fcall"} | inside_functions())
 
 
 def inside_functions() -> set[str]:

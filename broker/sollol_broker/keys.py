@@ -278,6 +278,11 @@ class Keys:
         return f"{self.prefix}:series_nodes"
 
     @property
+    def log(self) -> str:
+        """Stream: the live log of all processes. Permanent, about 10,000 entries."""
+        return f"{self.prefix}:log"
+
+    @property
     def leader(self) -> str:
         """Hash: the leader, its term and its lease. Permanent."""
         return f"{self.prefix}:leader"
@@ -306,6 +311,7 @@ _PERMANENT = (
     "series_nodes",
     "batches",
     "batch_due",
+    "log",
 )
 
 

@@ -42,6 +42,8 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating, AsyncBatching):
         cache_scope: "app" = with requests of the same app only; "shared" = with those of every app that says so.
         cache_max_size, cache_max_bytes: answers kept in this process, and their bytes; 0 = none.
         cache_ttl: seconds for which one is kept in this process; in Redis it is the job's result_ttl.
+        live_log: write this client's warnings and errors to the fabric's live log, and this share of its info lines
+            (0 to 1), such as jobs that were refused; None = nothing.
 
     Attributes:
         session: the client's core. answers: those kept for equal requests.
@@ -60,6 +62,7 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating, AsyncBatching):
         cache_max_size: int = 1000,
         cache_max_bytes: int = 64 * 1024 * 1024,
         cache_ttl: float = 3600.0,
+        live_log: float | None = None,
     ) -> None:
         settings = CacheSettings(cache, cache_scope, cache_max_size, cache_max_bytes, cache_ttl)
         self.answers = AnswerCache(app, settings)
@@ -70,6 +73,7 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating, AsyncBatching):
             self._metadata,
             LinkConfig(connect_seconds=connect_timeout),
             self.answers,
+            live_log,
         )
         self._flushing = False
 

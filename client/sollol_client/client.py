@@ -52,6 +52,8 @@ class Client(Submitter[Job], Operating, Batching):
         cache_scope: "app" = with requests of the same app only; "shared" = with those of every app that says so.
         cache_max_size, cache_max_bytes: answers kept in this process, and their bytes; 0 = none.
         cache_ttl: seconds for which one is kept in this process; in Redis it is the job's result_ttl.
+        live_log: write this client's warnings and errors to the fabric's live log, and this share of its info lines
+            (0 to 1), such as jobs that were refused; None = nothing.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class Client(Submitter[Job], Operating, Batching):
         cache_max_size: int = 1000,
         cache_max_bytes: int = 64 * 1024 * 1024,
         cache_ttl: float = 3600.0,
+        live_log: float | None = None,
     ) -> None:
         settings = CacheSettings(cache, cache_scope, cache_max_size, cache_max_bytes, cache_ttl)
         self._url = broker_url(url, durability)
         self._app = app
         self._metadata = dict(metadata or {})
+        self._live_log = live_log
         self._config = LinkConfig(connect_seconds=connect_timeout)
         self._lock = threading.Lock()
         self._portal: Portal | None = None
@@ -236,7 +240,7 @@ class Client(Submitter[Job], Operating, Batching):
         self._portal, self._session, self._pid, self._flushing = None, self._new_session(), os.getpid(), False
 
     def _new_session(self) -> Session:
-        return Session(self._url, self._app, self._metadata, self._config, self._answers)
+        return Session(self._url, self._app, self._metadata, self._config, self._answers, self._live_log)
 
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from sollol_broker import controls
 from sollol_broker.explain import Explanation
 from sollol_broker.groups import GroupView, read_groups
+from sollol_broker.log_entry import Level, LogEntry, LogFilter
+from sollol_broker.log_reader import LogReader
 from sollol_broker.operations import Controlled, DeadLetter
 from sollol_broker.orders import ask_leader
 from sollol_broker.policy import KEEP, Limit, Limits, Share, limit_changes, quota_changes
@@ -155,6 +157,18 @@ class Operating:
         """Seconds until a waiting job should begin; None when it does not wait, or nobody serves its model."""
         return self._ask(lambda session: session.explainer.start_in(job_id))
 
+    def logs(self, limit: int = 100, *, level: str = "info", node: str = "", app: str = "") -> list[LogEntry]:
+        """The last lines of the fabric's live log, the latest at the end; no prompt and no answer is in them.
+
+        Args:
+            level: info, warning or error: that and worse. node, app: only lines about it; "" = all.
+
+        Raises:
+            InvalidJob: there is no such level.
+        """
+        wanted = LogFilter(Level.named(level), node, app)
+        return self._ask(lambda session: LogReader(session.broker).last(limit, wanted))
+
     def _ask(self, question: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
         raise NotImplementedError
 
@@ -268,3 +282,19 @@ class AsyncOperating:
     async def eta(self, job_id: str) -> float | None:
         """Seconds until a waiting job should begin; None when it does not wait, or nobody serves its model."""
         return await self.session.explainer.start_in(job_id)
+
+    async def logs(
+        self, limit: int = 100, *, level: str = "info", node: str = "", app: str = ""
+    ) -> list[LogEntry]:
+        """The last lines of the fabric's live log, the latest at the end; no prompt and no answer is in them."""
+        return await LogReader(self.session.broker).last(limit, LogFilter(Level.named(level), node, app))
+
+    def follow_logs(
+        self, *, level: str = "info", node: str = "", app: str = "", after: str = ""
+    ) -> AsyncIterator[LogEntry]:
+        """The lines of the fabric's live log as they are written, without end.
+
+        Args:
+            after: id of the last line that was read: it goes on behind that. "" = from now on.
+        """
+        return LogReader(self.session.broker).follow(LogFilter(Level.named(level), node, app), after=after)

@@ -12,6 +12,8 @@ from typing import Any
 from sollol_broker.broker import Broker
 from sollol_broker.claim_rule import fits
 from sollol_broker.errors import InvalidJob, NoNodeForModel, SollolError
+from sollol_broker.live_log import LiveLog
+from sollol_broker.log_entry import Level
 from sollol_broker.registry import Registry
 from sollol_broker.words import JobKind
 
@@ -34,7 +36,7 @@ class Sender:
     """Sends jobs, and makes of each reply what follows from it.
 
     Args:
-        app: whose jobs they are.
+        app: whose jobs they are. live: hears of those that are refused.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Sender:
         tasks: Tasks,
         *,
         app: str,
+        live: LiveLog,
     ) -> None:
         self._broker = broker
         self._registry = registry
@@ -53,6 +56,7 @@ class Sender:
         self._sharing = sharing
         self._tasks = tasks
         self._app = app
+        self._live = live
         self._sending: set[asyncio.Future[Any]] = set()
         self._patient_until = 0.0
 
@@ -144,7 +148,7 @@ class Sender:
         elif word == b"full":
             model = following.request.model if following.request is not None else ""
             error = refusal(reply[1].decode(), int(reply[2]) / 1000, model=model, app=self._app)
-            self._receiver.end(following, error)
+            self._end_refused(following, error)
         else:
             self._on_its_way_by(following, self._refuse(following))
 
@@ -181,6 +185,18 @@ class Sender:
             error: SollolError = await self._no_node(following.request.model)
         except SollolError as unreachable:
             error = unreachable
+        self._end_refused(following, error)
+
+    def _end_refused(self, following: Following, error: SollolError) -> None:
+        request = following.request
+        self._live.note(
+            Level.WARNING,
+            "job refused",
+            app=request.submission.app if request is not None else "",
+            job=following.job_id,
+            model=request.model if request is not None else "",
+            error=type(error).__name__,
+        )
         self._receiver.end(following, error)
 
     async def _no_node(self, model: str) -> NoNodeForModel:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import platform
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
@@ -17,6 +18,7 @@ from sollol_broker.errors import ClientClosed, InvalidJob, NotAllowed, SollolErr
 from sollol_broker.explain_reader import Explainer
 from sollol_broker.inbox import EntryFields, Inbox
 from sollol_broker.link import LinkConfig
+from sollol_broker.live_log import LiveLog
 from sollol_broker.names import check_name
 from sollol_broker.operations import Operations
 from sollol_broker.registry import Registry
@@ -46,10 +48,12 @@ class Session:
         url: the fabric's Redis.
         app: the application's name, as the fabric shows it.
         answers: kept for equal requests.
+        live_log: share of its info lines in the fabric's live log; None = it writes nothing there.
 
     Attributes:
         replies: who hears of a call to a worker, by the call's id.
         leaving: what has to be let go before the connection is: called when the session closes.
+        live: what it says there.
     """
 
     url: BrokerUrl
@@ -57,12 +61,14 @@ class Session:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     config: LinkConfig | None = None
     answers: AnswerCache | None = None
+    live_log: float | None = None
     inbox_name: str = field(default_factory=lambda: f"c-{secrets.token_hex(8)}")
     broker: Broker = field(init=False)
     registry: Registry = field(init=False)
     operations: Operations = field(init=False)
     explainer: Explainer = field(init=False)
     lookout: Lookout = field(init=False)
+    live: LiveLog = field(init=False)
     replies: dict[str, Callable[[EntryFields], None]] = field(default_factory=dict)
     leaving: set[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=set)
     _outbox: deque[Following] = field(default_factory=deque)
@@ -82,6 +88,14 @@ class Session:
         check_name(self.app, "app")
         self._answers = self.answers or AnswerCache(self.app, CacheSettings(enabled=False))
         self.broker = Broker(self.url, name=f"sollol-client-{self.inbox_name}", config=self.config)
+        self.live = LiveLog(
+            self.broker,
+            source="client",
+            process=self.inbox_name,
+            node=platform.node().split(".")[0],
+            app=self.app,
+            sample=self.live_log,
+        )
         self.registry = Registry(self.broker)
         self.operations = Operations(self.broker)
         self.explainer = Explainer(self.broker, self.registry)
@@ -96,7 +110,13 @@ class Session:
             send=lambda following: self._sender.send_slowly(following),
         )
         self._sender = Sender(
-            self.broker, self.registry, self._receiver, self._sharing, self._tasks, app=self.app
+            self.broker,
+            self.registry,
+            self._receiver,
+            self._sharing,
+            self._tasks,
+            app=self.app,
+            live=self.live,
         )
         self._inbox = Inbox(self.broker, self.inbox_name, on_entry=self._on_inbox_entry)
         self.lookout = Lookout(
@@ -133,6 +153,8 @@ class Session:
         if self._looks_on is None:
             self._inbox.start()
             self.lookout.start(self._tasks)
+            self.live.start()
+            self.live.capture()
         self.flush()
 
     async def close(self) -> None:
@@ -155,6 +177,7 @@ class Session:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_SECONDS):
                     await self.broker.drop_inbox(self.inbox_name)
+        await self.live.stop()
         await self.broker.close()
 
     def submit(self, request: Request, watcher: Watcher) -> bool:

@@ -14,6 +14,7 @@ from prometheus_client import start_http_server
 
 from sollol_broker.configured import configured
 from sollol_broker.errors import BrokerUnavailable, SollolError
+from sollol_broker.live_log import USUAL_SAMPLE, sample_of
 from sollol_broker.url import DEFAULT_URL, parse
 
 from .decide import Rules
@@ -34,6 +35,9 @@ from .service import Coordinator, CoordinatorConfig
               help="Jobs at once on a group.")  # fmt: skip
 @click.option("--metrics", "metrics_address", default="127.0.0.1:9090", show_default=True,
               metavar="HOST:PORT", help="Where Prometheus reads; \"off\" for nowhere.")  # fmt: skip
+@click.option("--log-sample", envvar="SOLLOL_LOG_SAMPLE", default=str(USUAL_SAMPLE), show_default=True,
+              metavar="SHARE|off",
+              help="Share of the info lines that go to the live log (`sollol logs`); errors always do.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
               help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
@@ -44,6 +48,7 @@ def main(
     context_tokens: int,
     slots: int,
     metrics_address: str,
+    log_sample: str,
     insecure: bool,
     verbose: bool,
 ) -> None:
@@ -67,7 +72,10 @@ def main(
     try:
         if not insecure:
             parse(redis_url, environ=os.environ).refuse_open()
-        coordinator = Coordinator(CoordinatorConfig(redis_url, lease_seconds, rules))
+        coordinator = Coordinator(
+            CoordinatorConfig(redis_url, lease_seconds, rules, log_sample=sample_of(log_sample))
+        )
+        coordinator.live.capture()
         _show_metrics(coordinator, metrics_address)
         asyncio.run(_run(coordinator))
     except BrokerUnavailable as error:

@@ -59,7 +59,8 @@ class Rescuer:
                 continue
             self._metrics.rescued.inc(reaped.given_back)
             if reaped.given_back or reaped.dead or reaped.expired:
-                log.info(
+                tell = log.warning if reaped.given_back or reaped.dead else log.info
+                tell(
                     "rescue: %d given back, %d dead, %d expired",
                     reaped.given_back,
                     reaped.dead,

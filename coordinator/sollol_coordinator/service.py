@@ -20,6 +20,7 @@ from sollol_broker.codec import unpack
 from sollol_broker.errors import InvalidJob, SollolError
 from sollol_broker.inbox import EntryFields, Inbox
 from sollol_broker.link import LinkConfig
+from sollol_broker.live_log import USUAL_SAMPLE, LiveLog
 from sollol_broker.names import key_part
 from sollol_broker.url import parse
 from sollol_broker.version import VERSION
@@ -50,11 +51,13 @@ class CoordinatorConfig:
     Attributes:
         redis_url: with its password, as given on the command line.
         lease_seconds: a leader that dies is replaced within 1.5 times that.
+        log_sample: share of its info lines in the live log; None = nothing is written.
     """
 
     redis_url: str
     lease_seconds: float = 5.0
     rules: Rules = field(default_factory=Rules)
+    log_sample: float | None = USUAL_SAMPLE
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
 
 
@@ -72,6 +75,13 @@ class Coordinator:
             self._url,
             name=f"sollol-coordinator-{self.name}",
             config=LinkConfig(patience_seconds=config.lease_seconds),
+        )
+        self.live = LiveLog(
+            self.broker,
+            source="coordinator",
+            process=self.name,
+            node=platform.node().split(".")[0],
+            sample=config.log_sample,
         )
         self.election = Election(self.broker, candidate=self.name, lease_seconds=config.lease_seconds)
         self._queue = RqQueue(self._url)
@@ -97,6 +107,7 @@ class Coordinator:
         """
         await self.broker.open()
         await self._attend()
+        self.live.start()
         self._inbox.start()
         self._start_control()
         self._tasks = [asyncio.create_task(self._attend_loop()), asyncio.create_task(self._control_loop())]
@@ -118,6 +129,7 @@ class Coordinator:
         await self._inbox.stop()
         with contextlib.suppress(SollolError):
             await self.broker.drop_inbox(self.name)
+        await self.live.stop()
         await self.broker.close()
         self._queue.close()
         for path in self._logs.iterdir():

@@ -16,9 +16,9 @@ _LUA = (files("sollol_broker") / "lua" / "_keys.lua").read_text("utf-8")
 _FAMILIES = re.findall(r"local function (\w+)_key\(F", _LUA)
 _SINGLES = (
     *("leases", "delayed", "deadlines", "dead", "ended", "workers", "apps", "models", "stats", "limits"),
-    *("hedges", "crashes", "controls", "policy", "caches", "leader", "groups"),
     *("series_models", "series_nodes"),
     *("batches", "batch_due"),
+    *("hedges", "crashes", "controls", "policy", "caches", "leader", "groups", "log"),
 )
 # Written and read by workers, or the coordinator, alone.
 _PYTHON_ONLY = {"pace", "estimate"}

@@ -12,6 +12,7 @@ from sollol_broker.broker import Broker, Lease
 from sollol_broker.inbox import EntryFields, Inbox
 from sollol_broker.library import Library
 from sollol_broker.link import LinkConfig
+from sollol_broker.live_log import LiveLog
 from sollol_broker.names import key_part
 from sollol_broker.url import BrokerUrl
 from sollol_broker.words import Entry
@@ -46,6 +47,9 @@ class Agent:
         backends: the LLM servers to front; the agent closes them.
         functions: another function library than this release's (for tests).
         groups: how this node takes part in groups; None = it does not.
+
+    Attributes:
+        live: what it says to the live log.
     """
 
     def __init__(
@@ -65,6 +69,13 @@ class Agent:
         self._functions = functions
         self.broker = self._new_broker()
         self.figures = Figures(is_on=config.counts)
+        self.live = LiveLog(
+            self.broker,
+            source="worker",
+            process=self.worker,
+            node=config.node,
+            sample=config.log_sample,
+        )
         self._advertiser = Advertiser(
             self.broker,
             self.worker,
@@ -77,7 +88,13 @@ class Agent:
             figures=self.figures,
         )
         self._puller = Puller(
-            self.broker, self.worker, config, self.lanes, self._advertiser.advertise, figures=self.figures
+            self.broker,
+            self.worker,
+            config,
+            self.lanes,
+            self._advertiser.advertise,
+            self.live,
+            figures=self.figures,
         )
         self._drainer = Drainer(self._puller.drain, usual_seconds=config.drain_seconds)
         lending = Lending(
@@ -109,6 +126,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         await self.broker.open()
         await self._advertiser.advertise()
+        self.live.start()
         self._heartbeat.start()
         self._inbox.start()
         self._reaper.start()
@@ -152,6 +170,7 @@ class Agent:
             await self.broker.leave(self.worker)
         except Exception:
             log.warning("could not take leave; the advert runs out by itself", exc_info=True)
+        await self.live.stop()
         await self.broker.close()
         for lane in self.lanes:
             await lane.backend.close()

@@ -18,6 +18,7 @@ import click
 
 from sollol_broker.configured import configured
 from sollol_broker.errors import BackendError, BrokerUnavailable, SollolError
+from sollol_broker.live_log import USUAL_SAMPLE, sample_of
 from sollol_broker.url import DEFAULT_URL, BrokerUrl, parse
 
 from .agent import Agent
@@ -89,6 +90,9 @@ class Options:
 @click.option("--drain", "drain_seconds", type=click.FloatRange(min=0), default=30.0, show_default=True,
               metavar="SECONDS",
               help="On SIGTERM, time for running jobs to end before they are handed back.")  # fmt: skip
+@click.option("--log-sample", envvar="SOLLOL_LOG_SAMPLE", default=str(USUAL_SAMPLE), show_default=True,
+              metavar="SHARE|off",
+              help="Share of the info lines that go to the live log (`sollol logs`); errors always do.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
               help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
@@ -106,6 +110,7 @@ def main(
     labels: tuple[str, ...],
     lease_seconds: float,
     drain_seconds: float,
+    log_sample: str,
     insecure: bool,
     verbose: bool,
 ) -> None:
@@ -137,6 +142,7 @@ def main(
                 labels=labels,
                 lease_seconds=lease_seconds,
                 drain_seconds=drain_seconds,
+                log_sample=sample_of(log_sample),
             ),
             backends=backends,
             models=tuple(OwnModel.parse(each, slots=slots) for each in models),
@@ -171,6 +177,7 @@ async def _run(options: Options) -> None:
         for url in options.backends:
             backends.append(await _named(url, options.api_key))
         agent = Agent(options.url, options.config, backends, hardware=hardware, groups=groups)
+        agent.live.capture()
         finder = None
         if options.searches:
             finder = Finder(

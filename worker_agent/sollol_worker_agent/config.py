@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sollol_broker.live_log import USUAL_SAMPLE
 from sollol_broker.names import check_name
 
 from .backends.protocol import Timeouts
@@ -30,6 +31,7 @@ class WorkerConfig:
             known then. "" = they stand here.
         counts: whether it counts what its jobs take, for the fabric's history and for Prometheus.
         drain_seconds: on SIGTERM, how long running jobs may take to end before they are handed back.
+        log_sample: share of the answered jobs that the live log tells of; failures always. None = nothing is written.
     """
 
     node: str
@@ -44,6 +46,7 @@ class WorkerConfig:
     elsewhere: str = ""
     counts: bool = True
     drain_seconds: float = 30.0
+    log_sample: float | None = USUAL_SAMPLE
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from sollol_broker.broker import Broker, Claimed, ClaimRequest, Claims, Lease, U
 from sollol_broker.controls import Controls
 from sollol_broker.envelope import Envelope
 from sollol_broker.errors import BackendError, BackendTimeout, DeadlineExceeded, InvalidJob, SollolError
+from sollol_broker.live_log import LiveLog
 from sollol_broker.outcome import pack_error
 
 from .config import WorkerConfig
@@ -27,6 +28,7 @@ from .figures import Done, Figures
 from .health import is_backends_fault
 from .lane import Lane
 from .runner import Answered, Runner
+from .telling import tell_of_answer, tell_of_failure
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Puller:
     Args:
         advertise: called when Redis does not know this worker (any more), and when a lane has gone down.
         figures: where what becomes of its jobs is counted.
+        live: hears how jobs end.
     """
 
     broker: Broker
@@ -74,6 +77,7 @@ class Puller:
     config: WorkerConfig
     lanes: list[Lane]
     advertise: Callable[[], Awaitable[None]]
+    live: LiveLog
     vram_mib: int = 0
     controls: Controls = field(default_factory=Controls)
     figures: Figures = field(default_factory=Figures)
@@ -225,7 +229,7 @@ class Puller:
             envelope = Envelope.from_bytes(self.broker.envelope(claimed))
             lane = self._lane_for(envelope.model)
         except SollolError as error:
-            report = asyncio.create_task(self._report(lease, error))
+            report = asyncio.create_task(self._report(lease, error, claimed))
             self._reports.add(report)
             report.add_done_callback(self._reports.discard)
             return
@@ -262,12 +266,12 @@ class Puller:
         except SollolError as error:
             running.lane.busy -= 1
             running.lane.failed(envelope.model, error)
-            await self._report(running.lease, error, running.lane, model=envelope.model)
+            await self._report(running.lease, error, claimed, envelope, running.lane)
         except Exception as error:
             log.exception("job %s: a mistake of ours", running.lease.job_id)
             running.lane.busy -= 1
-            mistake = BackendError(f"the worker failed ({type(error).__name__})", retryable=True)
-            await self._report(running.lease, mistake, model=envelope.model)
+            broken = BackendError(f"the worker failed ({type(error).__name__})", retryable=True)
+            await self._report(running.lease, broken, claimed, envelope)
         else:
             run_ms = (time.monotonic() - running.asked_at) * 1000
             running.lane.learn(
@@ -283,6 +287,7 @@ class Puller:
             used = Used(answered.prompt_tokens, answered.output_tokens, -1.0 if answered.is_rest else run_ms)
             if await self._finish(running.lease, answered.data, used):
                 self._count(claimed, running, answered, run_ms)
+                tell_of_answer(self.live, claimed, envelope, used, run_ms)
         finally:
             # Not before: until Redis has the answer, the heartbeat must keep the lease.
             if self.running.get(running.lease.job_id) is running:
@@ -305,6 +310,7 @@ class Puller:
         self.figures.answered(answered.model, done)
 
     async def _finish(self, lease: Lease, answer: bytes, used: Used) -> bool:
+        """Deliver an answer and claim the next jobs; whether it was taken."""
         claims_too = not self._claiming and not self._stopping
         self._missed = (
             self._missed or self._claiming
@@ -327,7 +333,12 @@ class Puller:
         return finished.taken
 
     async def _report(
-        self, lease: Lease, error: SollolError, lane: Lane | None = None, *, model: str = ""
+        self,
+        lease: Lease,
+        error: SollolError,
+        claimed: Claimed,
+        envelope: Envelope | None = None,
+        lane: Lane | None = None,
     ) -> None:
         if isinstance(error, DeadlineExceeded):
             await self._expire(lease)
@@ -337,17 +348,19 @@ class Puller:
         if lane is not None and went_away and not isinstance(error, BackendTimeout):
             lane.close_for_now(str(error))  # ask it again before it gets the next job
         try:
-            became = await self.broker.fail(
+            word = await self.broker.fail(
                 lease,
                 pack_error(error),
                 retry=retry,
                 most_errors=self.config.most_errors,
                 backoff_ms=round(random.uniform(_BACKOFF_MS, 2 * _BACKOFF_MS)),
             )
-            if model and became != "stale":
-                self.figures.failed(model)
         except SollolError as unreachable:
             log.warning("job %s: its failure could not be reported: %s", lease.job_id, unreachable)
+        else:
+            if envelope is not None and word != "stale":
+                self.figures.failed(envelope.model)
+            tell_of_failure(self.live, claimed, envelope, error, word)
         if lane is not None and lane.down_because:
             await self.advertise()
 

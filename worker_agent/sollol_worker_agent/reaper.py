@@ -46,7 +46,8 @@ class Reaper:
                 log.warning("reaper: %s", error)
                 continue
             if reaped.given_back or reaped.dead or reaped.expired:
-                log.info(
+                tell = log.warning if reaped.given_back or reaped.dead else log.info
+                tell(
                     "reaper: %d given back, %d dead, %d expired",
                     reaped.given_back,
                     reaped.dead,

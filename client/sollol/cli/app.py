@@ -79,6 +79,7 @@ ENTRIES = {
     "queues": Entry("Look", "queues", "queues", "What waits and runs, per model."),
     "jobs": Entry("Look", "jobs", "jobs", "The latest jobs, or one of them."),
     "explain": Entry("Look", "explain", "explain", "Why a job is where it is, node by node."),
+    "logs": Entry("Look", "logs", "logs", "What workers, gateways and coordinators say, live."),
     "stats": Entry("Look", "stats", "stats", "Totals since the fabric began, per node too."),
     "limits": Entry("Steer", "limits", "limits", "What may be handed in: queues, quotas of applications."),
     "acl": Entry("Steer", "acl", "acl", "Write users for Redis, one per role, with few rights."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,7 @@ from starlette.routing import Route
 
 from sollol_broker.errors import SollolError
 from sollol_broker.file_store import FileStore
+from sollol_broker.live_log import LiveLog
 
 from ..aio import AsyncClient
 from .anthropic import Anthropic
@@ -45,12 +47,22 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
     metrics = Metrics()
     webhooks = Webhooks(config)
     files = FileStore(client.session.broker, most_bytes=config.most_app_bytes)
+    live = LiveLog(
+        client.session.broker,
+        source="gateway",
+        process=client.session.inbox_name,
+        node=platform.node().split(".")[0],
+        sample=config.log_sample,
+    )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with client:
+            live.start()
+            live.capture()
             yield
             await webhooks.stop()
+            await live.stop()
 
     app = Starlette(
         routes=[
@@ -71,6 +83,7 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
                 config=config,
                 doorkeeper=Doorkeeper(client.session.broker, needed=config.needs_keys),
                 metrics=metrics,
+                live=live,
             )
         ],
         exception_handlers={SollolError: _Refuse(client), HTTPException: _no_such_path},

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from sollol_broker.configured import configured
 from sollol_broker.errors import BrokerUnavailable, InvalidJob, SollolError
+from sollol_broker.live_log import USUAL_SAMPLE, sample_of
 from sollol_broker.url import DEFAULT_URL, parse
 
 from ..aio import AsyncClient
@@ -52,6 +53,9 @@ _PREFIX = "SOLLOL_GATEWAY_"
               help="Where /api/dashboard leads.")  # fmt: skip
 @click.option("--allow-webhook-host", "webhook_hosts", multiple=True, metavar="NAME",
               help="Webhooks may go there though it is not on the internet; may be repeated.")  # fmt: skip
+@click.option("--log-sample", envvar="SOLLOL_LOG_SAMPLE", default=str(USUAL_SAMPLE), show_default=True,
+              metavar="SHARE|off",
+              help="Share of the info lines that go to the live log (`sollol logs`); errors always do.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
               help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Log each request.")
@@ -68,6 +72,7 @@ def main(
     max_requests: int,
     dashboard: str,
     webhook_hosts: tuple[str, ...],
+    log_sample: str,
     insecure: bool,
     verbose: bool,
 ) -> None:
@@ -94,6 +99,7 @@ def main(
             max_requests=max_requests,
             dashboard=dashboard,
             webhook_hosts=webhook_hosts,
+            log_sample=sample_of(log_sample),
         )
         asyncio.run(_reach(redis_url))
     except BrokerUnavailable as error:

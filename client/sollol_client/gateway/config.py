@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from sollol_broker.errors import InvalidJob
+from sollol_broker.live_log import USUAL_SAMPLE
 
 DEFAULT_PORT = 8000
 _MIB = 1024 * 1024
@@ -29,6 +30,8 @@ class GatewayConfig:
         dashboard: the address of the monitoring page.
         webhooks: whether jobs may name an address that is told of their end. webhook_hosts: those that may be
             called though they are not on the internet.
+        log_sample: share of the answered requests that the live log tells of; refusals and failures always. None =
+            nothing is written.
 
     Raises:
         InvalidJob: a value makes no sense; `field` names it.
@@ -47,6 +50,7 @@ class GatewayConfig:
     dashboard: str = "http://127.0.0.1:8080/"
     webhooks: bool = True
     webhook_hosts: tuple[str, ...] = ()
+    log_sample: float | None = USUAL_SAMPLE
 
     def __post_init__(self) -> None:
         for name in ("max_body_bytes", "max_file_bytes", "max_requests", "patience_seconds", "note_seconds"):

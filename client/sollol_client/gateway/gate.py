@@ -10,7 +10,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sollol_broker.errors import SollolError
+from sollol_broker.live_log import LiveLog
+from sollol_broker.log_entry import Level
 
+from .caller import ANYBODY, Caller
 from .config import GatewayConfig
 from .doorkeeper import Doorkeeper
 from .guards import cors_headers, host_allowed, origin_allowed
@@ -36,12 +39,19 @@ class Gate:
     """
 
     def __init__(
-        self, app: ASGIApp, *, config: GatewayConfig, doorkeeper: Doorkeeper, metrics: Metrics
+        self,
+        app: ASGIApp,
+        *,
+        config: GatewayConfig,
+        doorkeeper: Doorkeeper,
+        metrics: Metrics,
+        live: LiveLog,
     ) -> None:
         self._app = app
         self._config = config
         self._doorkeeper = doorkeeper
         self._metrics = metrics
+        self._live = live
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,6 +79,21 @@ class Gate:
             self._inside -= 1
             self._metrics.in_flight.dec()
             self._metrics.note(scope, status, time.monotonic() - began)
+            if scope["path"] not in _ALWAYS:
+                self._tell(scope, status, time.monotonic() - began)
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        """To the live log: what failed, who was refused, and some of what went well."""
+        caller = scope.get("state", {}).get("caller", ANYBODY)
+        self._live.note(
+            *_told(status),
+            app=caller.key.app if isinstance(caller, Caller) and caller.key is not None else "",
+            # The route's pattern, not what a stranger has typed.
+            path=getattr(scope.get("route"), "path", "other"),
+            method=scope["method"] if "route" in scope else "",
+            status=status,
+            ms=round(seconds * 1000),
+        )
 
     async def _refused(self, scope: Scope, headers: Headers) -> Response | None:
         method, path = scope["method"], scope["path"]
@@ -86,6 +111,14 @@ class Gate:
         except SollolError as error:
             return _refusal(path, error)
         return None
+
+
+def _told(status: int) -> tuple[Level, str]:
+    if status >= 500 and status != 503:
+        return Level.ERROR, "request failed"
+    if status in (401, 403, 429, 503):
+        return Level.WARNING, "request refused"
+    return Level.INFO, "request answered" if status < 400 else "request not understood"
 
 
 def _refusal(path: str, error: SollolError) -> Response:
