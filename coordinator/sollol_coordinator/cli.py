@@ -35,7 +35,7 @@ from .service import Coordinator, CoordinatorConfig
               help="Jobs at once on a group.")  # fmt: skip
 @click.option("--metrics", "metrics_address", default="127.0.0.1:9090", show_default=True,
               metavar="HOST:PORT", help="Where Prometheus reads; \"off\" for nowhere.")  # fmt: skip
-@click.option("--log-sample", envvar="SOLLOL_LOG_SAMPLE", default=str(USUAL_SAMPLE), show_default=True,
+@click.option("--log-sample", default=str(USUAL_SAMPLE), show_default=True,
               metavar="SHARE|off",
               help="Share of the info lines that go to the live log (`sollol logs`); errors always do.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",

@@ -90,7 +90,7 @@ class Options:
 @click.option("--drain", "drain_seconds", type=click.FloatRange(min=0), default=30.0, show_default=True,
               metavar="SECONDS",
               help="On SIGTERM, time for running jobs to end before they are handed back.")  # fmt: skip
-@click.option("--log-sample", envvar="SOLLOL_LOG_SAMPLE", default=str(USUAL_SAMPLE), show_default=True,
+@click.option("--log-sample", default=str(USUAL_SAMPLE), show_default=True,
               metavar="SHARE|off",
               help="Share of the info lines that go to the live log (`sollol logs`); errors always do.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",

@@ -53,7 +53,7 @@ _PREFIX = "SOLLOL_GATEWAY_"
               help="Where /api/dashboard leads.")  # fmt: skip
 @click.option("--allow-webhook-host", "webhook_hosts", multiple=True, metavar="NAME",
               help="Webhooks may go there though it is not on the internet; may be repeated.")  # fmt: skip
-@click.option("--log-sample", envvar="SOLLOL_LOG_SAMPLE", default=str(USUAL_SAMPLE), show_default=True,
+@click.option("--log-sample", default=str(USUAL_SAMPLE), show_default=True,
               metavar="SHARE|off",
               help="Share of the info lines that go to the live log (`sollol logs`); errors always do.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
