@@ -400,6 +400,25 @@ def test_acl_writes_a_file_once(tmp_path: Path) -> None:
     assert "is there already" in again.output
 
 
+def test_acl_keeps_passwords_in_files_and_uses_them_again(tmp_path: Path) -> None:
+    file, folder = tmp_path / "users.acl", tmp_path / "secrets"
+    arguments = ("acl", "--keep", "--out", str(file), "--passwords", str(folder))
+    made = run(*arguments)
+    assert made.exit_code == 0, made.output
+    for role in Role:
+        kept = folder / role / "password"
+        assert kept.stat().st_mode & 0o777 == 0o600
+        assert (password := kept.read_text().strip()) not in made.output
+        assert f"user sollol-{role} on #{hashlib.sha256(password.encode()).hexdigest()} " in file.read_text()
+    before = file.read_text()
+    assert "stays as it is" in run(*arguments).stderr
+    assert file.read_text() == before
+    file.unlink()  # it broke off between the passwords and the file
+    assert run(*arguments).exit_code == 0
+    assert file.read_text() == before
+    assert run("acl", "--keep").exit_code == 2
+
+
 def test_acl_of_one_role_for_another_file() -> None:
     made = run("acl", "--role", "worker", "--fabric", "cell-2")
     assert made.exit_code == 0

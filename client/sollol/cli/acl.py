@@ -16,7 +16,7 @@ from .output import Cell, Column
 
 _COLUMNS = (Column("ROLE"), Column("USER"), Column("PASSWORD"))
 _HOW = """
-The passwords are shown this once; the file has only their hashes.
+The file has only hashes of the passwords{shown}.
 1. In redis.conf: `aclfile {file}`, and neither `user` nor `requirepass` lines. Restart Redis; later `ACL LOAD` reads
    the file anew. Redis must be able to read it.
 2. Load SOLLOL's functions, now and after each upgrade, as the admin:
@@ -27,7 +27,7 @@ The passwords are shown this once; the file has only their hashes.
 
 @dataclass(frozen=True, slots=True)
 class NewUser:
-    """A user, with the password that is shown this once. `line`: its line in the ACL file."""
+    """A user, with the password that is shown this once, or the file that has it. `line`: its line in the ACL file."""
 
     role: str
     user: str
@@ -47,8 +47,14 @@ class NewUser:
               "user is shut out.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the ACL file here, a new file. Default: to stdout, and the passwords to stderr.")  # fmt: skip
+@click.option("--passwords", "folder", type=click.Path(path_type=Path), metavar="DIR",
+              help="Keep each password in DIR/ROLE/password, for its owner alone, and show none. One that is there "
+              "already is used.")  # fmt: skip
+@click.option("--keep", is_flag=True, help="Do nothing if the file is there: for machines that start again.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
-def acl(fabric: str, roles: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+def acl(
+    fabric: str, roles: tuple[str, ...], out: Path | None, folder: Path | None, keep: bool, as_json: bool
+) -> None:
     """Write users for Redis, one per role, each with a random password and the rights that it needs.
 
     \b
@@ -61,7 +67,12 @@ def acl(fabric: str, roles: tuple[str, ...], out: Path | None, as_json: bool) ->
 
     It talks to no server.
     """
-    users = [_new(Role(role), fabric) for role in roles or Role]
+    if keep and out is None:
+        raise click.UsageError("--keep looks for the file of --out: name one.")
+    if keep and out is not None and out.exists():
+        output.aside(f"{out} is there already, and stays as it is.")
+        return
+    users = [_new(Role(role), fabric, folder) for role in roles or Role]
     lines = [*(() if roles else (NOBODY,)), *(each.line for each in users)]
     if out is not None:
         _write(out, lines)
@@ -74,17 +85,29 @@ def acl(fabric: str, roles: tuple[str, ...], out: Path | None, as_json: bool) ->
         output.aside("\n".join(f"{each.role:<12} {each.user:<24} {each.password}" for each in users))
         return
     output.print_table(_COLUMNS, [(each.role, Cell(each.user, "bold"), each.password) for each in users])
-    output.aside(_HOW.format(file=out.absolute(), example=users[-1].user))
+    output.aside(
+        _HOW.format(
+            file=out.absolute(), example=users[-1].user, shown="" if folder else "; they are shown this once"
+        )
+    )
 
 
-def _new(role: Role, fabric: str) -> NewUser:
+def _new(role: Role, fabric: str, folder: Path | None) -> NewUser:
     password = secrets.token_urlsafe(32)
     made = user(role, fabric)
-    return NewUser(role.value, made.name, password, made.line(password))
+    if folder is None:
+        return NewUser(role.value, made.name, password, made.line(password))
+    file = folder / role.value / "password"
+    if file.exists():
+        password = file.read_text().strip()
+    else:
+        _write(file, [password])
+    return NewUser(role.value, made.name, str(file), made.line(password))
 
 
 def _write(path: Path, lines: list[str]) -> None:
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise click.UsageError(
