@@ -93,6 +93,7 @@ SETTINGS: Final = (
     Setting("worker", "vram", "whole", "all of it", "MiB of the GPUs' memory that models may use."),
     Setting("worker", "address", "text", "from which Redis is reached", "Where others of a group reach us."),
     Setting("worker", "node", "text", "the host's name", "This machine's name in the fabric."),
+    Setting("worker", "elsewhere", "text", "this machine", "The host on which the backends stand."),
     Setting("worker", "slots", "whole", "as many as the backends have", "Jobs at once."),
     Setting("worker", "label", "list", "none", "Words that jobs may require."),
     Setting("worker", "lease", "number", "10", "Seconds without a sign of life until our jobs go to others."),

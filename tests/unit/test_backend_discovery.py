@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ from sollol_worker_agent.backends import connect, discovery, find_local
 from sollol_worker_agent.backends.discovery import ollama_url
 from sollol_worker_agent.doubles import OllamaDouble
 from sollol_worker_agent.doubles.http_server import HttpServer, Reply, Request
+from waiting import wait_until
 
 
 @asynccontextmanager
@@ -74,6 +76,26 @@ async def test_a_stranger_is_told_apart() -> None:
     async with answering({"/": (200, "It works!")}) as url:
         with pytest.raises(BackendError, match="neither Ollama nor llama-server"):
             await connect(url)
+
+
+async def test_a_gateway_of_ours_is_taken_for_no_ollama() -> None:
+    import uvicorn
+
+    from sollol_client import AsyncClient
+    from sollol_client.gateway.app import build
+    from sollol_client.gateway.config import GatewayConfig
+
+    app = build(GatewayConfig(), AsyncClient("redis://127.0.0.1:1/0"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None))
+    serving = asyncio.create_task(server.serve())
+    await wait_until(lambda: server.started, timeout=20, what="the gateway")
+    try:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with pytest.raises(BackendError, match="is a gateway of SOLLOL"):
+            await connect(f"http://127.0.0.1:{port}")
+    finally:
+        server.should_exit = True
+        await serving
 
 
 async def test_a_locked_server_asks_for_a_key() -> None:

@@ -80,6 +80,8 @@ class Options:
               help="Where other nodes of a group reach this one; nothing listens there otherwise.")  # fmt: skip
 @click.option("--node", default=platform.node().split(".")[0] or "node", show_default="host name", metavar="NAME",
               help="This machine's name in the fabric.")  # fmt: skip
+@click.option("--elsewhere", default="", metavar="HOST",
+              help="The backends stand on another machine, this one: nothing is said of our own hardware.")  # fmt: skip
 @click.option("--slots", type=click.IntRange(min=1), metavar="N",
               help="Jobs at once. Default: as many as the backends have.")  # fmt: skip
 @click.option(
@@ -106,6 +108,7 @@ def main(
     vram_mib: int | None,
     address: str,
     node: str,
+    elsewhere: str,
     slots: int | None,
     labels: tuple[str, ...],
     lease_seconds: float,
@@ -143,6 +146,7 @@ def main(
                 lease_seconds=lease_seconds,
                 drain_seconds=drain_seconds,
                 log_sample=sample_of(log_sample),
+                elsewhere=elsewhere,
             ),
             backends=backends,
             models=tuple(OwnModel.parse(each, slots=slots) for each in models),

@@ -67,6 +67,7 @@ async def detect(url: str, api_key: str | None = None, *, timeouts: Timeouts = _
     1. Ollama tells its version at /api/version.
     2. llama-server tells its slots at /props; while it loads, it answers 503 there.
     3. Whoever lists models at /v1/models speaks OpenAI's API.
+    4. A gateway of SOLLOL speaks as all of them do, and is none: a fabric that fronted its own would go in circles.
 
     Raises:
         ValueError: `url` is not an http or https address.
@@ -75,6 +76,8 @@ async def detect(url: str, api_key: str | None = None, *, timeouts: Timeouts = _
     door = HttpDoor(url, server="the server", api_key=api_key)
     try:
         _, answer = await _ask(door, "/api/version", timeouts)
+        if door.powered_by == "SOLLOL":  # 4
+            raise BackendError(f"{url} is a gateway of SOLLOL and no LLM server; name the servers behind it")
         if "version" in answer:  # 1
             return OllamaBackend(url, api_key)
         status, answer = await _ask(door, "/props", timeouts)

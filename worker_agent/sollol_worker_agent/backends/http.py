@@ -58,6 +58,8 @@ class HttpDoor:
         self.url = url.rstrip("/")
         self.server = server
         self.traffic = Traffic()
+        # What the last answer said of who made it.
+        self.powered_by = ""
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
@@ -242,6 +244,7 @@ class LineStream:
                 self._door._count(again=1)
             else:
                 self._door._count(requests=1, connections=int(is_new))
+                self._door.powered_by = response.headers.get("x-powered-by", "")
                 return response
 
     async def _chunk(self) -> bytes | None:
