@@ -39,7 +39,9 @@ def discover_ollama_nodes(
         dicts = auto_resolve_ips(
             [{"host": each.host, "port": str(each.port)} for each in candidates], timeout
         )
-        candidates = [_at(each, told["host"]) for each, told in zip(candidates, dicts, strict=True)]
+        candidates = [
+            _at(each, told["host"], int(told["port"])) for each, told in zip(candidates, dicts, strict=True)
+        ]
     if discover_all_nodes:
         candidates += [NodeAddress(host) for host in neighbours(own_addresses())]
     if exclude_localhost:
@@ -87,11 +89,11 @@ def _readable(texts: Iterable[str]) -> Iterator[NodeAddress]:
             address = NodeAddress.of(text)
         except InvalidJob:
             continue
-        yield _at(address, "127.0.0.1") if address.is_here else address
+        yield _at(address, "127.0.0.1", address.port) if address.is_here else address
 
 
-def _at(address: NodeAddress, host: str) -> NodeAddress:
-    return NodeAddress(host, address.port, address.priority, address.scheme)
+def _at(address: NodeAddress, host: str, port: int) -> NodeAddress:
+    return NodeAddress(host, port, address.priority, address.scheme)
 
 
 async def _who_answers(candidates: Iterable[NodeAddress], timeout: float) -> tuple[NodeAddress, ...]:

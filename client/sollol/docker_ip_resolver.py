@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .docker_engine import published
+
 # Whether somebody answers at (host, port) within so many seconds.
 Verify = Callable[[str, int, float], bool]
 
@@ -35,8 +37,8 @@ def resolve_docker_ip(
 ) -> str | None:
     """An address under which a container's server is reached from here; None = it is not.
 
-    Tried in turn: the container's own; where its port would be published on this machine; the host of our own
-    container, if we are in one.
+    Tried in turn: the container's own; this machine, where a container publishes its port; the host of our own
+    container, if we are in one. Only the same port counts here: `resolve_docker_ip_with_alternatives` knows others.
 
     Args:
         timeout: seconds for each try.
@@ -44,7 +46,7 @@ def resolve_docker_ip(
         deployment_context: as `get_deployment_context` gives it; None = asked for.
     """
     found = resolve_docker_ip_with_alternatives(docker_ip, port, timeout, verify_func, deployment_context)
-    return found[0][0] if found else None
+    return next((host for host, reached in found if reached == port), None)
 
 
 def resolve_docker_ip_with_alternatives(
@@ -54,11 +56,14 @@ def resolve_docker_ip_with_alternatives(
     verify_func: Verify | None = None,
     deployment_context: Mapping[str, Any] | None = None,
 ) -> list[tuple[str, int]]:
-    """All addresses of `resolve_docker_ip` that answer, the best first."""
+    """All (host, port) under which a container's server is reached from here, the best first.
+
+    Where Docker tells which ports it publishes, and as what, these come before the same port of its machine.
+    """
     context = get_deployment_context() if deployment_context is None else deployment_context
     answers = verify_func or _takes_connections
-    candidates = dict.fromkeys(_candidates(docker_ip, context))
-    return [(host, port) for host in candidates if answers(host, port, timeout)]
+    candidates = dict.fromkeys(_candidates(docker_ip, port, context))
+    return [(host, at) for host, at in candidates if answers(host, at, timeout)]
 
 
 def auto_resolve_ips(
@@ -70,32 +75,41 @@ def auto_resolve_ips(
     """The same nodes, with reachable addresses in place of containers'; what cannot be reached is left as it is."""
     resolved = []
     for node in nodes:
-        host = node["host"]
-        if is_docker_ip(host):
-            port = int(node.get("port", 11434))
-            host = resolve_docker_ip(host, port, timeout, verify_func, deployment_context) or host
-        resolved.append({**node, "host": host})
+        if is_docker_ip(node["host"]):
+            deployment_context = deployment_context or get_deployment_context()
+            found = resolve_docker_ip_with_alternatives(
+                node["host"], int(node.get("port", 11434)), timeout, verify_func, deployment_context
+            )
+            node = {**node, "host": found[0][0], "port": str(found[0][1])} if found else node
+        resolved.append(dict(node))
     return resolved
 
 
 def get_deployment_context() -> dict[str, Any]:
-    """Where this process runs: {"mode": "docker" or "bare_metal", "is_docker", "gateway"}.
+    """Where this process runs: {"mode": "docker" or "bare_metal", "is_docker", "gateway", "published"}.
 
-    `gateway` is the address of the host of our own container; "" = we are in none, or it is not known.
+    `gateway` is the address of the host of our own container; "" = we are in none, or it is not known. `published`:
+    the port of Docker's machine by "address:port" of a container, where its daemon tells us.
     """
     is_docker = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
     gateway = _gateway(Path("/proc/net/route")) if is_docker else ""
-    return {"mode": "docker" if is_docker else "bare_metal", "is_docker": is_docker, "gateway": gateway}
+    outer = {f"{each.address}:{each.port}": each.host_port for each in published() or () if each.host_port}
+    mode = "docker" if is_docker else "bare_metal"
+    return {"mode": mode, "is_docker": is_docker, "gateway": gateway, "published": outer}
 
 
-def _candidates(docker_ip: str, context: Mapping[str, Any]) -> Iterator[str]:
-    yield docker_ip
+def docker_hosts(context: Mapping[str, Any]) -> list[str]:
+    """Under which names the machine of the containers may be reached from here."""
     if not context.get("is_docker"):
-        yield "127.0.0.1"
-        return
-    yield _DOCKER_HOST
-    if context.get("gateway"):
-        yield str(context["gateway"])
+        return ["127.0.0.1"]
+    return [_DOCKER_HOST, *([str(context["gateway"])] if context.get("gateway") else [])]
+
+
+def _candidates(docker_ip: str, port: int, context: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    yield docker_ip, port
+    outer = (context.get("published") or {}).get(f"{docker_ip}:{port}")
+    for at in (outer, port) if outer else (port,):
+        yield from ((host, int(at)) for host in docker_hosts(context))
 
 
 def _takes_connections(host: str, port: int, timeout: float) -> bool:

@@ -58,6 +58,9 @@ ENTRIES = {
     "setup-llama-cpp": Entry(
         "Begin", "setup_llama_cpp", "setup_llama_cpp", "Find llama.cpp, or build it; try it out.", "worker"
     ),
+    "discover": Entry(
+        "Begin", "discover", "discover", "Find LLM servers on a network; front them.", "worker"
+    ),
     "config": Entry(
         "Begin", "config", "config", "Show, check and begin the file of settings.", takes_config=False
     ),

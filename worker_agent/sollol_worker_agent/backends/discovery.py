@@ -36,6 +36,10 @@ _NAMED = Timeouts(connect=5.0, first_token=10.0, between_tokens=10.0, total=15.0
 _PREFIXES = ("ollama+", "llama+", "openai+")
 
 
+class OurGateway(BackendError):
+    """What answers is a gateway of SOLLOL and no LLM server."""
+
+
 async def connect(url: str, api_key: str | None = None) -> Backend:
     """The backend behind `url`.
 
@@ -77,7 +81,7 @@ async def detect(url: str, api_key: str | None = None, *, timeouts: Timeouts = _
     try:
         _, answer = await _ask(door, "/api/version", timeouts)
         if door.powered_by == "SOLLOL":  # 4
-            raise BackendError(f"{url} is a gateway of SOLLOL and no LLM server; name the servers behind it")
+            raise OurGateway(f"{url} is a gateway of SOLLOL and no LLM server; name the servers behind it")
         if "version" in answer:  # 1
             return OllamaBackend(url, api_key)
         status, answer = await _ask(door, "/props", timeouts)
