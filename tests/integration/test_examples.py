@@ -32,7 +32,8 @@ def fabric(smollm2_path: Path, minilm_path: Path) -> Iterator[LocalFabric]:
 
 def test_every_example_is_tested_and_listed() -> None:
     names = {path.stem for path in _EXAMPLES.glob("*.py")}
-    tested = set(re.findall(r'_example(?:_path)?\((?:fabric, )?["\']([\w+)"', Path(__file__).read_text()))
+    used = re.compile(r"""_example(?:_path)?\((?:fabric, )?["'](\w+)["']""")
+    tested = set(used.findall(Path(__file__).read_text()))
     assert names == tested | _FRAMEWORKS
     listed = set(re.findall(r"^\| `(\w+)\.py`", (_EXAMPLES / "README.md").read_text(), re.M))
     assert listed == names
