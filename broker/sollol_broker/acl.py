@@ -49,8 +49,8 @@ _RIGHTS: Final = {
     ("pace",): "- - rw rw r",
     ("estimate",): "- - - rw r",
     ("api_keys",): "- r - - -",
-    # What was uploaded over HTTP, and is read there.
-    ("file", "files"): "- rw - - -",
+    # What came over HTTP, and is seen to there.
+    ("file", "files", "errand", "errands", "errands_of"): "- rw - - -",
     # What changes the models of nodes: a client that only asks models may not.
     ("call",): "- rw r rw -",
     # What operators, and the leader, have set.

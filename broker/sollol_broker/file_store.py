@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from typing import Any
@@ -77,7 +77,7 @@ class FileStore:
         found = await asyncio.gather(*(self.find(each.decode("ascii", "replace"), app) for each in ids))
         return sorted((each for each in found if each is not None), key=lambda each: (each.created, each.id))
 
-    async def read(self, record: StoredFile) -> AsyncIterator[bytes]:
+    async def read(self, record: StoredFile) -> AsyncGenerator[bytes, None]:
         """A file's content, part by part.
 
         Raises:
@@ -90,7 +90,7 @@ class FileStore:
                 raise SollolError(f"file {record.id} is not there any more: it ran out, or was deleted")
             yield seal.open(bytes(part), record.id, f"file:{number}", must=seal.is_on)
 
-    async def lines(self, record: StoredFile) -> AsyncIterator[bytes]:
+    async def lines(self, record: StoredFile) -> AsyncGenerator[bytes, None]:
         """A file's lines, without their ends; as `read`."""
         rest = b""
         async for part in self.read(record):

@@ -124,6 +124,14 @@ class Keys:
         """Hash: an application's files, by when they run out (ms), and their bytes. TTL of the last of them."""
         return f"{self.prefix}:files:{key_part(app)}"
 
+    def errand(self, batch: str) -> str:
+        """Hash: what gateways owe a batch: `record`, `cancel`, `end`. TTL 8 d."""
+        return f"{self.prefix}:errand:{batch}"
+
+    def errands_of(self, app: str) -> str:
+        """Zset: an application's errands by when they came (ms). TTL 8 d after the last one."""
+        return f"{self.prefix}:errands_of:{key_part(app)}"
+
     def group(self, group: str) -> str:
         """Hash: a group of nodes that serves one model together. TTL, renewed by the leader."""
         return f"{self.prefix}:group:{key_part(group)}"
@@ -283,6 +291,11 @@ class Keys:
         return f"{self.prefix}:log"
 
     @property
+    def errands(self) -> str:
+        """Zset: unfinished errands by when another gateway may take them (ms). Permanent."""
+        return f"{self.prefix}:errands"
+
+    @property
     def leader(self) -> str:
         """Hash: the leader, its term and its lease. Permanent."""
         return f"{self.prefix}:leader"
@@ -305,6 +318,7 @@ _PERMANENT = (
     "policy",
     "caches",
     "api_keys",
+    "errands",
     "leader",
     "groups",
     "series_models",

@@ -31,6 +31,7 @@ async def start_batch(
     session: Session,
     *,
     model: str,
+    app: str | None = None,
     embed: Any = None,
     chat: Any = None,
     generate: Any = None,
@@ -50,14 +51,18 @@ async def start_batch(
     max_result_bytes: int = 512 * _MIB,
     **backend: Any,
 ) -> AsyncBatch:
-    """Begin a batch, or go on with it where the id is known; see `AsyncClient.batch`."""
+    """Begin a batch, or go on with it where the id is known; see `AsyncClient.batch`.
+
+    Args:
+        app: whose it is; None = the client's.
+    """
     for name in _NOT_HERE & backend.keys():
         raise InvalidJob(f"{name}: not for batches, leave it out", field=name)
     kind, given = _asked({JobKind.EMBED: embed, JobKind.CHAT: chat, JobKind.GENERATE: generate})
     source = BatchSource(kind, given)
     sample: dict[str, Any] = {kind.value: [] if kind is JobKind.EMBED else "."}
     request = build_request(
-        session.app,
+        app or session.app,
         "",
         **sample,
         model=model,
@@ -73,7 +78,7 @@ async def start_batch(
     plan = BatchPlan(
         kind=kind,
         model=request.model,
-        app=session.app,
+        app=app or session.app,
         priority=request.submission.priority,
         payload=backend,
         timeout_seconds=timeout,

@@ -19,9 +19,10 @@ _SINGLES = (
     *("series_models", "series_nodes"),
     *("batches", "batch_due"),
     *("hedges", "crashes", "controls", "policy", "caches", "leader", "groups", "log"),
+    "errands",
 )
-# Written and read by workers, or the coordinator, alone.
-_PYTHON_ONLY = {"pace", "estimate"}
+# Written and read by workers, the coordinator or the gateway alone, each command by itself.
+_PYTHON_ONLY = {"pace", "estimate", "errand", "errands_of"}
 
 
 def _lua_key(family: str, prefix: str, part: str) -> str:

@@ -15,11 +15,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from sollol_broker.errors import SollolError
-from sollol_broker.file_store import FileStore
 from sollol_broker.live_log import LiveLog
 
 from ..aio import AsyncClient
 from .anthropic import Anthropic
+from .batch_desk import BatchDesk
 from .caller import caller_of
 from .config import GatewayConfig
 from .doorkeeper import Doorkeeper
@@ -30,7 +30,6 @@ from .metrics import Metrics
 from .ollama import Ollama
 from .ollama_lists import OllamaLists
 from .openai import OpenAI
-from .openai_files import OpenAIFiles
 from .openapi import document
 from .refusals import quota_headers, refusal_of
 from .replies import json_reply
@@ -46,7 +45,7 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
     serving = Serving(client, config)
     metrics = Metrics()
     webhooks = Webhooks(config)
-    files = FileStore(client.session.broker, most_bytes=config.most_app_bytes)
+    batches = BatchDesk(serving)
     live = LiveLog(
         client.session.broker,
         source="gateway",
@@ -60,7 +59,9 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
         async with client:
             live.start()
             live.capture()
+            batches.start()
             yield
+            await batches.stop()
             await webhooks.stop()
             await live.stop()
 
@@ -71,7 +72,7 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
             *Library(serving).routes(),
             *Jobs(serving, webhooks).routes(),
             *OpenAI(serving).routes(),
-            *OpenAIFiles(serving, files).routes(),
+            *batches.routes(),
             *Anthropic(serving).routes(),
             *Rerank(serving).routes(),
             *Service(serving, metrics).routes(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -101,6 +102,14 @@ class OpenAIFiles:
             )
         return record
 
+    async def first_line(self, http: HttpRequest, file_id: str) -> bytes:
+        """The first line of a file of the caller's that is not empty; b"" = there is none."""
+        async with aclosing(self._store.lines(await self.owned(http, file_id))) as lines:
+            async for line in lines:
+                if line.strip():
+                    return line
+        return b""
+
     async def _taken(self, http: HttpRequest, body: Multipart, upload: Upload) -> StoredFile:
         fields: dict[str, bytes] = {}
         name, most = None, self._serving.config.max_file_bytes
@@ -129,7 +138,9 @@ class OpenAIFiles:
             raise Refused(
                 400, "purpose: files are taken for batches only: 'batch' is needed", field="purpose"
             )
-        return await upload.close(name[:200], _ttl_of(fields), {"purpose": purpose})
+        seconds = fields.get("expires_after[seconds]")
+        asked = None if seconds is None else {"seconds": seconds.decode("utf-8", "replace")}
+        return await upload.close(name[:200], ttl_of(asked, "expires_after"), {"purpose": purpose})
 
 
 def app_of(http: HttpRequest) -> str:
@@ -186,14 +197,19 @@ async def _pieces(http: HttpRequest, body: Multipart) -> AsyncIterator[Part | by
         raise Refused(400, "the multipart body is malformed: it ends before its last boundary", field="file")
 
 
-def _ttl_of(fields: dict[str, bytes]) -> float:
-    text = fields.get("expires_after[seconds]", b"").decode("utf-8", "replace")
-    if not text:
+def ttl_of(given: object, field: str) -> float:
+    """For how many seconds a file shall live, by {"anchor": "created_at", "seconds"}.
+
+    Raises:
+        Refused: 400, it is something else.
+    """
+    if given is None:
         return _USUAL_TTL_SECONDS
-    if text.isascii() and text.isdigit() and _LEAST_TTL_SECONDS <= int(text[:9]) <= _MOST_TTL_SECONDS:
-        return float(text)
+    seconds = given.get("seconds") if isinstance(given, Mapping) else None
+    if isinstance(seconds, str) and seconds.isascii() and seconds.isdigit():
+        seconds = int(seconds[:9])
+    if isinstance(seconds, int) and _LEAST_TTL_SECONDS <= seconds <= _MOST_TTL_SECONDS:
+        return float(seconds)
     raise Refused(
-        400,
-        f"expires_after: {_LEAST_TTL_SECONDS} to {_MOST_TTL_SECONDS} seconds are possible",
-        field="expires_after",
+        400, f"{field}: {_LEAST_TTL_SECONDS} to {_MOST_TTL_SECONDS} seconds are possible", field=field
     )

@@ -70,6 +70,10 @@ _BODIES: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
     "/api/create": (FIELDS["CreateRequest"], ("model",)),
     "/api/copy": (FIELDS["CopyRequest"], ("source", "destination")),
     "/api/delete": (FIELDS["DeleteRequest"], ("model",)),
+    "/v1/batches": (
+        {"input_file_id": TEXT, "endpoint": TEXT, "completion_window": TEXT, "metadata": OBJECT},
+        ("input_file_id", "endpoint", "completion_window"),
+    ),
     "/api/jobs": (
         {
             "model": TEXT,
