@@ -88,6 +88,37 @@ def tag(
     return Tag(start, start + behind)
 
 
+def moved(
+    *,
+    tag: Tag,
+    level: int,
+    new_level: int,
+    is_sooner: bool,
+    now: float,
+    finishes: Sequence[float],
+    share_ms: float,
+    behind_ms: float,
+) -> tuple[Tag, tuple[float, ...]]:
+    """A waiting job's tags, and its application's finish tags, once it has another priority.
+
+    Args:
+        tag: what it had. level, new_level: before and after. is_sooner: whether the new priority is the higher one.
+        now, finishes: as for `tag` and `charged`.
+        share_ms: its cost / weight. behind_ms: rank - start that a new job of that priority would get.
+
+    1. On the same level its turn stays; on another one it takes its turn there, and its work is charged there.
+    2. More urgent never means a later turn or place, less urgent never an earlier one, though the fabric's speed and
+       the number of applications have changed since the job came.
+    """
+    choose = min if is_sooner else max
+    start, after = tag.start, tuple(finishes)
+    if level != new_level:  # 1
+        after = corrected(now, after, level, -share_ms)
+        start = choose(start, max(now, after[new_level]))
+        after = charged(now, after, new_level, share_ms)
+    return Tag(start, choose(tag.rank, start + behind_ms)), after  # 2
+
+
 def charged(now: float, finishes: Sequence[float], level: int, more_ms: float) -> tuple[float, ...]:
     """An application's finish tags by level, with so much more work of one level: cost / weight.
 

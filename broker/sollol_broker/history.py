@@ -15,7 +15,7 @@ class Attempt:
 
     Attributes:
         how: "crash" (the worker's lease ran out), "error" (of the backend) or "released" (handed back).
-        claimed, ended: seconds since the epoch, by Redis' clock.
+        claimed, first, ended: seconds since the epoch, by Redis' clock; first: of its first piece, 0 = there was none.
     """
 
     number: int
@@ -23,6 +23,7 @@ class Attempt:
     claimed: float
     ended: float
     how: str
+    first: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ def attempts(fields: Mapping[str, str]) -> tuple[Attempt, ...]:
         number, comma, node = head.partition(",")
         if comma and number.isdigit() and len(times) == 3:
             claimed, ended, how = times
-            found.append(Attempt(int(number), node, _seconds(claimed), _seconds(ended), how))
+            how, _, first = how.partition("@")
+            found.append(Attempt(int(number), node, _seconds(claimed), _seconds(ended), how, _seconds(first)))
     return tuple(found)
 
 
@@ -118,14 +120,15 @@ def timeline(fields: Mapping[str, str]) -> tuple[Moment, ...]:
     submitted, born = _seconds(fields.get("submitted")), _seconds(fields.get("born"))
     found = [Moment(born or submitted, f"handed in by {fields.get('app', '')}")]
     if born:
-        found.append(Moment(submitted, "an operator put the dead letter back in line"))
-    past = attempts(fields)
+        found.append(Moment(submitted, "an operator put it back in line"))
+    found += [Moment(each.at, f"{each.node} {each.text}") for each in refusals(fields)]
+    past, seams = attempts(fields), _seams(fields)
     for attempt in past:
         found.append(Moment(attempt.claimed, f"attempt {attempt.number}: taken by {attempt.node}"))
+        found += [each for each in seams if attempt.claimed <= each.at <= attempt.ended]
+        found.append(Moment(attempt.first, f"attempt {attempt.number}: first piece of the answer"))
         found.append(Moment(attempt.ended, f"attempt {attempt.number}: {_ended(attempt)}"))
-    found += [Moment(each.at, f"{each.node} {each.text}") for each in refusals(fields)]
-    found += _seams(fields)
-    found += _present(fields, past)
+    found += _present(fields, past, [each for each in seams if each not in found])
     # Of one moment, the cause comes before its effect: the order in which they were found.
     return tuple(sorted((moment for moment in found if moment.at), key=lambda moment: moment.at))
 
@@ -143,7 +146,7 @@ def _seams(fields: Mapping[str, str]) -> list[Moment]:
     return found
 
 
-def _present(fields: Mapping[str, str], past: tuple[Attempt, ...]) -> list[Moment]:
+def _present(fields: Mapping[str, str], past: tuple[Attempt, ...], seams: list[Moment]) -> list[Moment]:
     """The attempt that runs or was the last one, and the end."""
     found = []
     claimed, node, number = _seconds(fields.get("claimed")), fields.get("node", ""), fields.get("attempt")
@@ -152,8 +155,11 @@ def _present(fields: Mapping[str, str], past: tuple[Attempt, ...]) -> list[Momen
         found.append(
             Moment(claimed, f"attempt {number}: taken by {node} (worker {fields.get('worker', '')})")
         )
+        found += seams
         if first >= claimed:
             found.append(Moment(first, f"attempt {number}: first piece of the answer"))
+    else:
+        found += seams
     if fields.get("hclaimed"):
         found.append(
             Moment(_seconds(fields["hclaimed"]), f"late: {fields.get('hnode', '')} began a second copy")

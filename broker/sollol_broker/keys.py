@@ -33,7 +33,9 @@ class Keys:
         return f"{self.prefix}:job:{job_id}"
 
     def blob(self, job_id: str) -> str:
-        """Hash: the job's body: `env`, its envelope, and its pictures by number. Deleted at the job's end."""
+        """Hash: the job's body: `env`, its envelope, and its pictures by number. Deleted at the job's end, or kept
+        with a job that may be tried again.
+        """
         return f"{self.prefix}:blob:{job_id}"
 
     def events(self, job_id: str) -> str:
@@ -211,6 +213,11 @@ class Keys:
         return f"{self.prefix}:dead"
 
     @property
+    def failed(self) -> str:
+        """Zset: jobs that failed on every try and whose body is kept, by when (ms). Permanent, at most 500."""
+        return f"{self.prefix}:failed"
+
+    @property
     def ended(self) -> str:
         """List: ids of the last 1,000 jobs that ended, newest first. Permanent."""
         return f"{self.prefix}:ended"
@@ -306,6 +313,7 @@ _PERMANENT = (
     "delayed",
     "deadlines",
     "dead",
+    "failed",
     "ended",
     "workers",
     "apps",

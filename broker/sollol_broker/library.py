@@ -34,6 +34,7 @@ VERBS = (
     "control",
     "policy",
     "letters",
+    "rerank",
     "elect",
     "group",
     "order",

@@ -1,4 +1,4 @@
-"""What an operator does to the fabric: nodes' controls, limits and quotas, dead letters."""
+"""What an operator does to the fabric: nodes' controls, limits and quotas, jobs' priorities, dead letters."""
 
 from __future__ import annotations
 
@@ -125,8 +125,23 @@ class Operations:
         """Ids of all dead letters, the oldest first."""
         return [each.decode() for each in await self._call("ZRANGE", self._broker.keys.dead, 0, -1)]
 
+    async def set_priority(self, job_id: str, priority: int) -> str:
+        """Give a waiting job another priority: "changed", the state it is in instead, or "unknown".
+
+        Raises:
+            InvalidJob: the priority is none.
+        """
+        if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 10:
+            raise InvalidJob(
+                f"priority: a whole number from 0 to 10 is needed, got {priority!r}", field="priority"
+            )
+        word = await self._verb("rerank", job_id, priority, head_start_ms(priority))
+        return str(word.decode())
+
     async def retry(self, ids: Iterable[str]) -> dict[str, str]:
-        """Put dead letters back in line: "retried", the state it is in instead, or "unknown", by id."""
+        """Put dead letters, and jobs that failed on every try, back in line: "retried", the state it is in instead
+        ("failed": its body is no longer there), or "unknown", by id.
+        """
         return await self._letters("retry", ids)
 
     async def drop(self, ids: Iterable[str]) -> dict[str, str]:

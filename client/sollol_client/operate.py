@@ -140,6 +140,23 @@ class Operating:
         words = self._ask(lambda session: session.operations.retry(job_ids))
         return {job_id: word in _BACK_IN_LINE for job_id, word in words.items()}
 
+    def retry(self, *job_ids: str) -> dict[str, bool]:
+        """Put jobs back in line, under the same ids, that failed on every try or are dead letters; by id whether it
+        waits or runs now.
+
+        False where the job ended otherwise, or its body is no longer there: of failed jobs the last 500 of at most
+        128 KiB are kept, as long as their results.
+        """
+        return self.retry_dead(*job_ids)
+
+    def set_priority(self, job_id: str, priority: int) -> bool:
+        """Give a waiting job another priority, and so another place in line; False: it does not wait.
+
+        Raises:
+            InvalidJob: the priority is no whole number from 0 to 10.
+        """
+        return self._ask(lambda session: session.operations.set_priority(job_id, priority)) == "changed"
+
     def drop_dead(self, *job_ids: str) -> dict[str, bool]:
         """Forget dead letters for good; by id whether it was one."""
         words = self._ask(lambda session: session.operations.drop(job_ids))
@@ -265,6 +282,20 @@ class AsyncOperating:
         """Put dead letters back in line, under the same ids; by id whether it waits or runs now."""
         words = await self.session.operations.retry(job_ids)
         return {job_id: word in _BACK_IN_LINE for job_id, word in words.items()}
+
+    async def retry(self, *job_ids: str) -> dict[str, bool]:
+        """Put jobs back in line, under the same ids, that failed on every try or are dead letters; by id whether it
+        waits or runs now.
+        """
+        return await self.retry_dead(*job_ids)
+
+    async def set_priority(self, job_id: str, priority: int) -> bool:
+        """Give a waiting job another priority, and so another place in line; False: it does not wait.
+
+        Raises:
+            InvalidJob: the priority is no whole number from 0 to 10.
+        """
+        return await self.session.operations.set_priority(job_id, priority) == "changed"
 
     async def drop_dead(self, *job_ids: str) -> dict[str, bool]:
         """Forget dead letters for good; by id whether it was one."""

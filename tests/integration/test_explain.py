@@ -19,6 +19,7 @@ from sollol_broker.controls import CORDON, changes
 from sollol_broker.explain import Explanation
 from sollol_broker.explain_reader import Explainer
 from sollol_broker.operations import Operations
+from sollol_broker.outcome import Seam
 from sollol_worker_agent.doubles import DoubleModel, OllamaDouble
 from waiting import wait_until
 
@@ -248,6 +249,39 @@ async def test_the_whole_way_of_a_job(fabric: Fabric) -> None:
     assert told.taken.own_ms == pytest.approx(1_108, rel=0.01)
     assert told.summary.startswith("answered by node-of-w1 in ")
     assert told.nodes == ()
+
+
+async def test_a_stream_that_is_taken_over_tells_each_step_with_its_time(fabric: Fabric) -> None:
+    """Submitted, left by a slower node, claimed, first token, lease lost, gone on with, done."""
+    await _worker(fabric, "slow", share=_SLOW)
+    await _worker(fabric, "fast", share=_FAST)
+    await fabric.submit("j1", stream=True)
+    slow = (ModelOffer("m", 0.0, 5.0, 50.0),)
+    assert ids(await fabric.broker.claim(fabric.request("slow", lanes=(LaneOffer(1, slow),)))) == []
+    first = await fabric.claim_one("fast")
+    await fabric.broker.emit(first.lease, 1, b"piece")
+    await fabric.expire_lease("j1")
+    await fabric.reap()
+    await _worker(fabric, "next", share=_FAST)
+    again = await fabric.claim_one("next")
+    await fabric.broker.emit(again.lease, 1, b"more", seam=Seam(2, node_of("next"), 5, "continued"))
+    await fabric.broker.finish(again.lease, b"answer", used=fabric.used())
+    told = await _explain(fabric)
+    assert [moment.what for moment in told.timeline] == [
+        "handed in by tests",
+        "node-of-slow left it to faster nodes, which save it about "
+        + told.refusals[0].text.removeprefix("left it to faster nodes, which save it about "),
+        "attempt 1: taken by node-of-fast",
+        "attempt 1: first piece of the answer",
+        "attempt 1: node-of-fast was lost, its lease ran out",
+        "attempt 2: taken by node-of-next (worker next)",
+        "attempt 2: node-of-next goes on at character 5 (continued)",
+        "attempt 2: first piece of the answer",
+        "answered",
+    ]
+    times = [moment.at for moment in told.timeline]
+    assert times == sorted(times)
+    assert await fabric.now_ms() / 1000 - 60 < times[0]
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_a_dead_letter_that_is_tried_again_keeps_its_birth() -> None:
     told = timeline({"app": "web", "born": "1000", "submitted": "9000"})
     assert [(moment.at, moment.what) for moment in told] == [
         (1.0, "handed in by web"),
-        (9.0, "an operator put the dead letter back in line"),
+        (9.0, "an operator put it back in line"),
     ]
 
 

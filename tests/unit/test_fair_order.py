@@ -5,13 +5,24 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lua_twin import function, table
-from sollol_broker.fair_order import LEVELS, SIZE_WEIGHT, charged, corrected, head_start_ms, level_of, tag
+from sollol_broker.fair_order import (
+    LEVELS,
+    SIZE_WEIGHT,
+    Tag,
+    charged,
+    corrected,
+    head_start_ms,
+    level_of,
+    moved,
+    tag,
+)
 
 
 @pytest.mark.parametrize(
@@ -211,3 +222,64 @@ def test_the_twin_in_lua_tags_the_same(
     for theirs, ours, more in ((_CHARGED, charged, cost), (_CORRECTED, corrected, usual - cost)):
         found = theirs(now, table(finishes), level + 1, more)
         assert tuple(found.values()) == ours(now, finishes, level, more)
+
+
+# --- another priority for a job that waits
+
+
+def _move(priority: int, other: int, **more: Any) -> tuple[Tag, tuple[float, ...]]:
+    state: dict[str, Any] = {
+        "tag": Tag(2_000.0, 2_500.0),
+        "now": 1_000.0,
+        "finishes": (9_000.0, 5_000.0, 1_500.0),
+        "share_ms": 500.0,
+        "behind_ms": head_start_ms(other) - head_start_ms(5),
+    }
+    return moved(
+        level=level_of(priority), new_level=level_of(other), is_sooner=other > priority, **(state | more)
+    )
+
+
+def test_on_the_same_level_it_keeps_its_turn() -> None:
+    found, finishes = _move(5, 6)
+    assert (found.start, found.rank) == (2_000.0, 2_000.0 - 3_000.0)
+    assert finishes == (9_000.0, 5_000.0, 1_500.0)
+
+
+def test_on_another_level_it_takes_its_turn_and_its_charge_there() -> None:
+    found, finishes = _move(5, 10)
+    assert (found.start, finishes) == (1_500.0, (9_000.0, 5_000.0, 2_000.0))
+    found, finishes = _move(5, 1)
+    assert (found.start, finishes) == (8_500.0, (9_000.0, 4_500.0, 1_500.0))
+    assert found.rank == 8_500.0 + 285_000.0
+
+
+_MOVED = function("_order.lua", "moved")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    *(
+        st.sampled_from(range(11)),
+        st.sampled_from(range(11)),
+        _AMOUNTS,
+        st.tuples(_AMOUNTS, _AMOUNTS, _AMOUNTS),
+    ),
+    *(_AMOUNTS, st.floats(-1e9, 1e9), st.floats(0, 1e6), st.floats(-1e9, 1e9)),
+)
+def test_more_urgent_is_never_later_and_the_twin_agrees(
+    priority: int, other: int, now: float, finishes: tuple[float, ...],
+    start: float, rank: float, share: float, behind: float,
+) -> None:  # fmt: skip
+    old = Tag(start, rank)
+    new, after = _move(priority, other, tag=old, now=now, finishes=finishes, share_ms=share, behind_ms=behind)
+    if other > priority:
+        assert new.rank <= rank
+        assert new.start <= start
+    else:
+        assert new.rank >= rank
+        assert new.start >= start
+    level, new_level = level_of(priority) + 1, level_of(other) + 1
+    theirs = _MOVED(start, rank, level, new_level, other > priority, now, table(finishes), share, behind)
+    assert theirs[:2] == (new.start, new.rank)
+    assert tuple(theirs[2].values()) == after

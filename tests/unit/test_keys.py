@@ -15,7 +15,19 @@ from sollol_broker.library import source
 _LUA = (files("sollol_broker") / "lua" / "_keys.lua").read_text("utf-8")
 _FAMILIES = re.findall(r"local function (\w+)_key\(F", _LUA)
 _SINGLES = (
-    *("leases", "delayed", "deadlines", "dead", "ended", "workers", "apps", "models", "stats", "limits"),
+    *(
+        "leases",
+        "delayed",
+        "deadlines",
+        "dead",
+        "failed",
+        "ended",
+        "workers",
+        "apps",
+        "models",
+        "stats",
+        "limits",
+    ),
     *("series_models", "series_nodes"),
     *("batches", "batch_due"),
     *("hedges", "crashes", "controls", "policy", "caches", "leader", "groups", "log"),

@@ -11,7 +11,8 @@
 --   failed_at                                            when the last attempt failed
 --   blobs requires                                       pictures beside the envelope; what a node must have
 --   why no:NODE past                                     for `explain`: how it was claimed; who left it and why;
---                                                        attempts without an answer, "attempt,node,claimed,ended,how;"
+--                                                        attempts without an answer, "attempt,node,claimed,ended,how;",
+--                                                        how with "@first piece" where there was one
 --   seams                                                where attempts went on with the text of earlier ones,
 --                                                        "attempt,node,at,offset,how;"
 --   ended tokens                                         when; "prompt tokens|output tokens" of the answer, -1: not known
@@ -94,7 +95,8 @@ end
 -- Notes how an attempt ended that gave no answer.
 local function note_attempt(F, id, how, now)
   local job = job_key(F, id)
-  local h = redis.call('HMGET', job, 'past', 'attempt', 'node', 'claimed')
+  local h = redis.call('HMGET', job, 'past', 'attempt', 'node', 'claimed', 'first')
+  if h[5] and tonumber(h[5]) >= tonumber(h[4] or 0) then how = how .. '@' .. h[5] end
   local past = (h[1] or '') .. string.format('%s,%s,%s,%s,%s;', h[2], h[3] or '', h[4] or '', ms(now), how)
   if #past < 4000 then redis.call('HSET', job, 'past', past) end
 end
@@ -160,8 +162,9 @@ end
 
 -- The one and only end of a job: data (the answer or the error, msgpack; '' where the state says it all) goes to its
 -- events and to its submitter, the body goes away (a dead letter keeps it, to be tried again), the rest stays for the
--- result's TTL. used: reference ms that it took, nil if not known. The caller has checked that the job has not ended.
-local function end_job(F, id, state, data, now, used)
+-- result's TTL. used: reference ms that it took, nil if not known. keeps_body: as long as the result, see fail.lua.
+-- The caller has checked that the job has not ended.
+local function end_job(F, id, state, data, now, used, keeps_body)
   local job = job_key(F, id)
   local h = redis.call('HMGET', job, 'fence', 'inbox', 'ttl', 'deadline', 'queue', 'member', 'node_key', 'claimed', 'state',
     'fair', 'cache', 'hworker', 'hfence', 'hedge')
@@ -169,6 +172,8 @@ local function end_job(F, id, state, data, now, used)
   redis.call('HSET', job, 'state', state, 'ended', ms(now))
   if is_dead then
     redis.call('PEXPIRE', blob_key(F, id), DEAD_TTL_MS)
+  elseif keeps_body then
+    redis.call('PEXPIRE', blob_key(F, id), h[3])
   else
     redis.call('HDEL', job, 'requires', 'member')
     redis.call('DEL', blob_key(F, id))

@@ -34,6 +34,25 @@ local function enter_line(F, model, app, priority, weight, head_start, cost, ref
   return ms(rank), string.format('%.3f|%.3f|%.14g|%.0f|%d|%d|%s', cost, start, weight, bytes, counted, level, app)
 end
 
+local function write_fair(fair)
+  return string.format('%.3f|%.3f|%.14g|%.0f|%d|%d|%s', fair.cost, fair.start, fair.weight, fair.bytes, fair.counted and 1 or 0, fair.level,
+    fair.app)
+end
+
+-- A waiting job takes the turn of another priority; returns its rank and its field.
+local function change_turn(F, model, fair, rank, before, priority, head_start, ref)
+  local key, finishes_of = fair_key(F, model), 'f:' .. fair.app
+  local h = redis.call('HMGET', key, 'v', 'w', finishes_of)
+  local now, level = tonumber(h[1] or 0), level_of(priority)
+  local behind = behind_of(fair.cost, head_start, ref.speed, tonumber(h[2] or 0), ref.usual or fair.cost)
+  local finishes
+  fair.start, rank, finishes = moved(fair.start, rank, fair.level, level, priority > before, now, read_finishes(h[3]),
+    fair.cost / fair.weight, behind)
+  if level ~= fair.level then redis.call('HSET', key, finishes_of, write_finishes(finishes)) end
+  fair.level = level
+  return ms(rank), write_fair(fair)
+end
+
 -- The rank that a job would get.
 local function next_rank(F, model, app, priority, head_start, cost, ref)
   local h = redis.call('HMGET', fair_key(F, model), 'v', 'w', 'f:' .. app)

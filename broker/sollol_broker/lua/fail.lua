@@ -4,6 +4,26 @@
 --      7 backoff ms after the first error; it doubles with each
 -- returns 'retry' | 'end' | 'stale': the job is no longer the caller's
 local MOST_BACKOFF_MS = 30000
+-- Bodies of jobs that failed on every try are kept as long as their results, so that they can be tried again (letters.lua):
+-- so many, of at most so many bytes each.
+local FAILED_KEPT, FAILED_BYTES = 500, 131072
+
+local function drop_body(F, id)
+  redis.call('ZREM', F .. ':failed', id)
+  redis.call('DEL', blob_key(F, id))
+  if redis.call('EXISTS', job_key(F, id)) == 1 then redis.call('HDEL', job_key(F, id), 'requires', 'member') end
+end
+
+-- Whether the body of a job that fails now is kept; room is made for it.
+local function keeps_body(F, id, now)
+  local bytes, blob, failed = 0, blob_key(F, id), F .. ':failed'
+  for _, name in ipairs(redis.call('HKEYS', blob)) do bytes = bytes + redis.call('HSTRLEN', blob, name) end
+  if bytes > FAILED_BYTES then return false end
+  redis.call('ZADD', failed, ms(now), id)
+  for _, oldest in ipairs(redis.call('ZRANGE', failed, 0, -FAILED_KEPT - 1)) do drop_body(F, oldest) end
+  return true
+end
+
 local function fail(keys, a)
   local F, id = keys[1], a[1]
   local job, now = job_key(F, id), now_ms()
@@ -15,7 +35,8 @@ local function fail(keys, a)
   if not held(h[1], h[2], h[3], a[2], a[3]) then return 'stale' end
   local errors = redis.call('HINCRBY', job, 'errors', 1)
   if a[5] == '0' or errors >= tonumber(a[6]) then
-    end_job(F, id, 'failed', a[4], now)
+    -- Whatever is wrong with the request itself would be wrong again.
+    end_job(F, id, 'failed', a[4], now, nil, a[5] ~= '0' and keeps_body(F, id, now))
     return 'end'
   end
   note_attempt(F, id, 'error', now)

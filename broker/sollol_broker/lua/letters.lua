@@ -1,7 +1,9 @@
--- letters: put dead letters back in line, or drop them. Safe to repeat: only what is dead is touched.
+-- letters: put dead letters, or jobs that failed on every try, back in line; or drop dead letters. Safe to repeat: only
+-- what has ended so is touched.
 -- KEYS 1 fabric prefix
 -- ARGV 1 'retry' | 'drop' 2 head starts in ms of the priorities 0-10, msgpack list 3… ids
--- returns for each id 'retried' | 'dropped' | the state it is in instead | 'unknown': its record is gone
+-- returns for each id 'retried' | 'dropped' | the state it is in instead (failed: its body is no longer there) | 'unknown': its
+--         record is gone
 local function forget(F, id)
   redis.call('ZREM', F .. ':dead', id)
   redis.call('LREM', F .. ':ended', 0, id)
@@ -37,6 +39,7 @@ local function revive(F, id, head_starts, now)
   redis.call('PERSIST', blob_key(F, id))
   redis.call('DEL', events_key(F, id))     -- its end is no end any more
   redis.call('ZREM', F .. ':dead', id)
+  redis.call('ZREM', F .. ':failed', id)
   redis.call('LREM', F .. ':ended', 0, id)
   redis.call('ZADD', queue_key(F, model), rank, member)
   redis.call('HSETNX', F .. ':models', model, h[2])
@@ -53,10 +56,15 @@ local function letters(keys, a)
   local F, now, head_starts, replies = keys[1], now_ms(), cmsgpack.unpack(a[2]), {}
   for i = 3, #a do
     local id = a[i]
-    local h = redis.call('HMGET', job_key(F, id), 'state', 'member')
-    if not h[1] or (h[1] == 'dead' and a[1] == 'retry' and not (h[2] and envelope_of(F, id))) then
+    local h = redis.call('HMGET', job_key(F, id), 'state', 'member', 'ended')
+    local is_whole = h[2] and envelope_of(F, id)
+    if not h[1] or (h[1] == 'dead' and a[1] == 'retry' and not is_whole) then
       forget(F, id)
       replies[#replies + 1] = 'unknown'
+    elseif h[1] == 'failed' and a[1] == 'retry' and is_whole then
+      note_attempt(F, id, 'error', tonumber(h[3]))
+      revive(F, id, head_starts, now)
+      replies[#replies + 1] = 'retried'
     elseif h[1] ~= 'dead' then
       replies[#replies + 1] = h[1]
     elseif a[1] == 'drop' then

@@ -1,4 +1,4 @@
-"""`sollol jobs` shows jobs, `sollol cancel` stops one."""
+"""`sollol jobs` shows jobs, tries them again and moves them in line; `sollol cancel` stops one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sollol_broker.errors import JobLost
 from sollol_broker.words import JobState
 
 from . import output
-from .options import fabric_options, open_client
+from .options import fabric_options, open_client, priority_value
 from .output import Cell, Column
 from .units import count, duration
 
@@ -38,17 +38,100 @@ _STYLES = {
 _NO_JOBS = 'No jobs yet. `sollol chat "Hello"` hands one in. A job is listed for an hour after its end.'
 
 
-@click.command()
-@click.argument("job_id", metavar="[ID]", required=False)
+class _JobsGroup(click.Group):
+    """A group of which `sollol jobs ID` is short for `sollol jobs show ID`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """What is no subcommand is an id."""
+        if args and args[0] not in self.commands:
+            args = ["show", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_JobsGroup, invoke_without_command=True)
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
               help="At most so many of those that run, wait and have ended.")  # fmt: skip
 @fabric_options
-def jobs(url: str, as_json: bool, job_id: str | None, limit: int) -> None:
-    """The jobs that run, wait, and ended last; or everything known of the job ID."""
+@click.pass_context
+def jobs(ctx: click.Context, url: str, as_json: bool, limit: int) -> None:
+    """The jobs that run, wait, and ended last; `sollol jobs ID` tells everything known of one."""
+    if ctx.invoked_subcommand is None:
+        _list(url, limit, as_json=as_json)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@fabric_options
+def show(url: str, as_json: bool, job_id: str) -> None:
+    """Everything known of the job ID."""
     with open_client(url) as client:
-        if job_id is not None:
-            _show_one(client, job_id, as_json=as_json)
-            return
+        _show_one(client, job_id, as_json=as_json)
+
+
+@jobs.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@fabric_options
+def retry(url: str, as_json: bool, ids: tuple[str, ...]) -> None:
+    """Put the jobs ID back in line, under the same ids: dead letters, and jobs that failed on every try.
+
+    Of failed jobs the last 500 are kept for it, of at most 128 KiB each, as long as their results (an hour).
+    """
+    with open_client(url) as client:
+        done = client.retry(*ids)
+        states = {job_id: client.job(job_id) for job_id, is_done in done.items() if not is_done}
+    if as_json:
+        output.print_json(done)
+    for job_id, is_done in done.items() if not as_json else ():
+        if is_done:
+            output.say(f"job {job_id} is back in line")
+        else:
+            output.complain(_not_retried(job_id, states[job_id]))
+    if states:
+        raise click.exceptions.Exit(1)
+    if not as_json and len(done) == 1:
+        output.aside(f"`sollol attach {ids[0]}` follows it")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.argument("value", metavar="0-10|NAME", callback=priority_value)
+@fabric_options
+def priority(url: str, as_json: bool, job_id: str, value: int) -> None:
+    """Give the waiting job ID another priority, and with it another place in line."""
+    with open_client(url) as client:
+        is_changed = client.set_priority(job_id, value)
+        view = client.job(job_id)
+        before = client.job_position(job_id)
+    if view is None:
+        raise _lost(job_id)
+    if as_json:
+        output.print_json(
+            {"job": job_id, "changed": is_changed, "priority": view.priority, "position": before}
+        )
+    elif is_changed:
+        place = "" if before is None else f", {count(before, 'job')} before it"
+        output.say(f"job {job_id} has priority {value} now{place}")
+    else:
+        output.complain(f"job {job_id} does not wait: it is {view.state}")
+    if not is_changed:
+        raise click.exceptions.Exit(1)
+
+
+def _not_retried(job_id: str, view: JobView | None) -> str:
+    if view is None:
+        return f"job {job_id} is not known here, or was a dead letter that has expired"
+    if view.state is JobState.FAILED:
+        return (
+            f"job {job_id} cannot be tried again: its request itself was refused, or what it asked is no longer kept; "
+            "submit it anew"
+        )
+    return f"job {job_id} is {view.state}: only dead letters and failed jobs can be tried again"
+
+
+def _list(url: str, limit: int, *, as_json: bool) -> None:
+    with open_client(url) as client:
         views = client.jobs(limit)
     if as_json:
         output.print_json([view.as_dict() for view in views])

@@ -53,7 +53,7 @@ def job_options(command: F) -> F:
     options = (
         click.option(
             "--priority",
-            callback=_priority,
+            callback=priority_value,
             default="normal",
             show_default=True,
             metavar="0-10|NAME",
@@ -93,7 +93,8 @@ def _from_group(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     return group.params.get(name, value)
 
 
-def _priority(ctx: click.Context, param: click.Parameter, value: str) -> int:
+def priority_value(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """A priority by its number or its name."""
     text = value.strip()
     if text.upper() in Priority.__members__:
         return int(Priority[text.upper()])
