@@ -28,6 +28,8 @@ import concurrent.futures
 from collections.abc import Mapping
 from typing import Any
 
+from .quota_left import QuotaLeft
+
 
 class SollolError(Exception):
     """The root of everything that SOLLOL raises on purpose."""
@@ -102,11 +104,13 @@ class QuotaExceeded(SollolError):
 
     Attributes:
         retry_after: seconds after which a new try makes sense.
+        left: what is left of its quota, if that is known.
     """
 
-    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+    def __init__(self, message: str, *, retry_after: float = 1.0, left: QuotaLeft | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.left = left
 
 
 class JobFailed(SollolError):

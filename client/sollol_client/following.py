@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sollol_broker.errors import SollolError
+from sollol_broker.quota_left import QuotaLeft
 
 from .answer import Delta
 from .follow import Follower
@@ -34,6 +35,9 @@ class Watcher:
     def on_start(self, node: str, attempt: int) -> None:
         """A worker has begun with it."""
         self.node, self.attempt = node, attempt
+
+    def on_quota(self, left: QuotaLeft) -> None:
+        """What is left of the application's quota now that it has been handed in; called before `on_accepted`."""
 
     def on_accepted(self) -> None:
         """The fabric has the job; called at least once before its end, unless it was refused."""

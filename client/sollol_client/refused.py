@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from sollol_broker.errors import DeadlineExceeded, QueueFull, QuotaExceeded, SollolError
+from sollol_broker.quota_left import QuotaLeft
 
 
-def refusal(reason: str, retry_after: float, *, model: str, app: str) -> SollolError:
-    """The error for one of submit's reasons (`_admit.lua`); retry_after in seconds."""
+def refusal(
+    reason: str, retry_after: float, *, model: str, app: str, left: QuotaLeft | None = None
+) -> SollolError:
+    """The error for one of submit's reasons (`_admit.lua`); retry_after in seconds, left: of the quota."""
     again = f"try again in {retry_after:.3g} s"
     quotas = {
         "concurrency": f"{app} has as many unfinished jobs as it may: wait until one has ended",
@@ -16,7 +19,7 @@ def refusal(reason: str, retry_after: float, *, model: str, app: str) -> SollolE
     }
     if reason in quotas:
         text = f"{quotas[reason]}; `sollol limits` shows the quota"
-        return QuotaExceeded(text, retry_after=retry_after)
+        return QuotaExceeded(text, retry_after=retry_after, left=left)
     if reason == "deadline":
         return DeadlineExceeded(
             f"the jobs before it in line for {model} take {retry_after:.3g} s longer than its deadline allows: "

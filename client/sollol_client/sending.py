@@ -14,6 +14,7 @@ from sollol_broker.claim_rule import fits
 from sollol_broker.errors import InvalidJob, NoNodeForModel, SollolError
 from sollol_broker.live_log import LiveLog
 from sollol_broker.log_entry import Level
+from sollol_broker.quota_left import quota_left
 from sollol_broker.registry import Registry
 from sollol_broker.words import JobKind
 
@@ -137,6 +138,8 @@ class Sender:
     def _on_submitted(self, following: Following, reply: list[Any]) -> None:
         word = reply[0]
         if word == b"queued":
+            if left := quota_left(reply[2:]):
+                following.watcher.on_quota(left)
             following.watcher.on_accepted()
             return
         if word == b"known":
@@ -147,7 +150,9 @@ class Sender:
             following.watcher.on_accepted()
         elif word == b"full":
             model = following.request.model if following.request is not None else ""
-            error = refusal(reply[1].decode(), int(reply[2]) / 1000, model=model, app=self._app)
+            why, retry_seconds = reply[1].decode(), int(reply[2]) / 1000
+            left = quota_left(reply[3:])
+            error = refusal(why, retry_seconds, model=model, app=self._app, left=left)
             self._end_refused(following, error)
         else:
             self._on_its_way_by(following, self._refuse(following))

@@ -165,7 +165,7 @@ async def test_an_app_may_have_so_many_unfinished_jobs(fabric: Fabric) -> None:
     await fabric.submit("j2")
     claimed = await fabric.claim_one()
     assert (await fabric.submit("j3"))[:2] == ["full", "concurrency"]
-    assert (await fabric.submit("j4", app="another"))[0] == "queued"
+    assert await fabric.submit("j4", app="another") == ["queued", 0]
     await fabric.broker.finish(claimed.lease, b"x")
     assert (await fabric.submit("j3"))[0] == "queued"
 
@@ -173,8 +173,24 @@ async def test_an_app_may_have_so_many_unfinished_jobs(fabric: Fabric) -> None:
 async def test_an_app_may_send_so_many_a_minute(fabric: Fabric) -> None:
     await _quota(fabric, "tests", rpm=3)
     assert [(await fabric.submit(f"j{n}"))[0] for n in range(4)] == ["queued"] * 3 + ["full"]
-    _, why, retry_ms = await fabric.submit("j4")
+    _, why, retry_ms, *left = await fabric.submit("j4")
     assert (why, retry_ms) == ("requests", pytest.approx(20_000, abs=1_000))
+    assert left[:2] == ["3", "0"]
+    assert 0 < int(left[2]) <= 60_000
+    assert left[3:] == ["-1", "0", "0"]
+
+
+async def test_each_job_tells_what_is_left_of_the_quota(fabric: Fabric) -> None:
+    await _quota(fabric, "tests", rpm=60, tpm=5000, concurrency=3, max_queue=100)
+    first = await fabric.submit("j1", prompt_chars=800, output_cap=42)  # 250 tokens
+    assert first[:4] == ["queued", 0, "3", "2"]
+    assert first[5:7] == ["5000", "4750"]
+    assert first[7] == "3000"
+    assert (await fabric.submit("j2", app="another")) == ["queued", 0]
+    await _quota(fabric, "tests", rpm=2, concurrency=100, tpm=False)
+    second = await fabric.submit("j3")
+    assert (second[2], second[5]) == ("2", "-1")
+    assert second[3] in ("0", "1")  # what was used before counts by its share of a minute
 
 
 async def test_an_app_may_use_so_many_tokens_a_minute(fabric: Fabric) -> None:

@@ -148,7 +148,30 @@ async def test_fifty_at_once_against_a_quota_of_twenty(redis_url: str) -> None:
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.headers["ratelimit-limit"] == "20"
-    assert refused.headers["ratelimit-remaining"] == "0"
+    assert refused.headers["ratelimit-remaining"] == refused.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_each_answer_tells_what_is_left_of_a_key_s_quota(redis_url: str) -> None:
+    async with (
+        worker(redis_url, "echo://"),
+        gateway(redis_url, keys=True) as http,
+        AsyncClient(redis_url) as client,
+    ):
+        headers = await key(redis_url, app="heavy")
+        chat = {"model": "echo", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
+        free = await http.post("/v1/chat/completions", json=chat, headers=headers)
+        await client.set_quota("heavy", requests_per_minute=6, tokens_per_minute=100_000)
+        told = [
+            await http.post("/v1/chat/completions", json={**chat, **more}, headers=headers)
+            for more in ({}, {"stream": True}, {"n": 3})
+        ]
+    assert not [name for name in free.headers if "ratelimit" in name]
+    assert [answer.status_code for answer in told] == [200, 200, 200]
+    assert [answer.headers["x-ratelimit-limit-requests"] for answer in told] == ["6"] * 3
+    assert told[0].headers["x-ratelimit-remaining-requests"] == "5"
+    assert 0 < int(told[0].headers["x-ratelimit-remaining-tokens"]) < 100_000
+    assert told[0].headers["ratelimit-remaining"] == "5"
+    assert told[0].headers["x-ratelimit-reset-requests"] == "10.000s"
 
 
 async def test_too_much_and_too_many_are_refused(redis_url: str) -> None:

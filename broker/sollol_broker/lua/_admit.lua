@@ -47,6 +47,33 @@ local function rate_after(tag_at, now, per_minute, amount)
   return start + amount * MINUTE_MS / per_minute
 end
 
+-- What is left of a rate: limit, remaining, ms until it is whole.
+local function left_of_rate(per_minute, tag_at, now)
+  local used = math.min(MINUTE_MS, math.max(0, tag_at - now))
+  return per_minute, per_minute * (MINUTE_MS - used) / MINUTE_MS, used
+end
+
+-- What is left of an application's quota: limit, remaining, ms until it is whole, of requests and then of tokens; limit -1 =
+-- none. Of several limits of requests the one that is nearest; {} = it has none at all.
+local function left_of_quota(F, model, app, policy, now)
+  if not (policy.concurrency or policy.max_queue_app or policy.rpm or policy.tpm) then return {} end
+  local h = redis.call('HMGET', usage_key(F, app), 'n', 'requests', 'tokens')
+  local requests, tokens = {-1, 0, 0}, {-1, 0, 0}
+  if policy.rpm then requests = {left_of_rate(policy.rpm, tonumber(h[2] or 0), now)} end
+  if policy.tpm then tokens = {left_of_rate(policy.tpm, tonumber(h[3] or 0), now)} end
+  local counts = {{policy.concurrency, tonumber(h[1] or 0)},
+    {policy.max_queue_app, tonumber(policy.max_queue_app and redis.call('HGET', fair_key(F, model), 'n:' .. app) or 0)}}
+  for i = 1, 2 do
+    local limit = counts[i][1]
+    if limit and (requests[1] < 0 or limit - counts[i][2] < requests[2]) then requests = {limit, limit - counts[i][2], 0} end
+  end
+  local told = {}
+  for _, n in ipairs({requests[1], requests[2], requests[3], tokens[1], tokens[2], tokens[3]}) do
+    told[#told + 1] = string.format('%.0f', math.floor(math.max(-1, n) + 1e-6))
+  end
+  return told
+end
+
 -- Jobs that wait in the whole fabric: all that came, less those that run (a second copy has a lease of its own) or ended.
 local function waiting_in_all(F)
   local h = redis.call('HMGET', F .. ':stats', 'submitted', 'second_copies', 'done', 'failed', 'cancelled', 'expired', 'dead')

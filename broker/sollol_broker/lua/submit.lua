@@ -5,7 +5,8 @@
 --      13 tokens of its pictures 14 most output tokens, 0 not said 15 context tokens asked for, 0 not said 16 task
 --      17 affinity 18 hedge 1|0|-1 19 cache key, '' none 20 requires (msgpack, '' none) 21 accept with no node 0|1
 --      22 nodes that should have it, '|node key|…|' or '' 23 envelope 24… blobs
--- returns {'queued', woken 0|1} | {'known', state} | {'shared', id, state} | {'no_node'} | {'full', reason, retry after ms}
+-- returns {'queued', woken 0|1, …} | {'known', state} | {'shared', id, state} | {'no_node'} | {'full', reason, retry after ms, …}
+--         …: what is left of the application's quota, see _admit.lua; nothing where it has none
 -- Not allow-oom: a new job is what a full Redis must refuse.
 local CHARS_PER_TOKEN = 4                  -- English text, before a model has told
 local USUAL_OUTPUT = 256                   -- tokens, before an application has shown its own
@@ -96,7 +97,7 @@ local function submit(keys, a)
   local ask = {bytes = bytes, tokens = prompt + output, deadline = tonumber(a[9]), runs = runs,
     rank = function() return next_rank(F, model, app, tonumber(a[6]), tonumber(a[7]), cost, ref) end}
   local why, retry = refusal(F, model, app, policy, ask, ref, now)
-  if why then return {'full', why, math.ceil(math.max(LEAST_RETRY_MS, retry))} end
+  if why then return {'full', why, math.ceil(math.max(LEAST_RETRY_MS, retry)), unpack(left_of_quota(F, model, app, policy, now))} end
 
   local priority, deadline = tonumber(a[6]), a[9] == '0' and '0' or ms(now + tonumber(a[9]))
   local rank, fair = enter_line(F, model, app, priority, policy.weight, tonumber(a[7]), cost, ref, policy.max_bytes and bytes or 0,
@@ -132,6 +133,6 @@ local function submit(keys, a)
     redis.call('HINCRBY', usage_key(F, app), 'n', 1)
     redis.call('PEXPIRE', usage_key(F, app), TALLY_TTL_MS)
   end
-  return {'queued', ring(F, model) and 1 or 0}
+  return {'queued', ring(F, model) and 1 or 0, unpack(left_of_quota(F, model, app, policy, now))}
 end
 verb('submit', submit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,13 +13,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from sollol_broker.errors import SollolError
+from sollol_broker.errors import QuotaExceeded, SollolError
 from sollol_broker.live_log import LiveLog
 
 from ..aio import AsyncClient
 from .anthropic import Anthropic
 from .batch_desk import BatchDesk
-from .caller import caller_of
 from .config import GatewayConfig
 from .doorkeeper import Doorkeeper
 from .gate import Gate
@@ -87,7 +85,7 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
                 live=live,
             )
         ],
-        exception_handlers={SollolError: _Refuse(client), HTTPException: _no_such_path},
+        exception_handlers={SollolError: _refuse, HTTPException: _no_such_path},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -99,22 +97,14 @@ async def _describe(http: HttpRequest) -> Response:
     return json_reply(document(http.app.routes))
 
 
-class _Refuse:
+async def _refuse(http: HttpRequest, error: Exception) -> Response:
     """Writes an error as its path's API does."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-
-    async def __call__(self, http: HttpRequest, error: Exception) -> Response:
-        assert isinstance(error, SollolError)  # noqa: S101  # it is registered for those
-        refusal = refusal_of(error)
-        headers = refusal.headers()
-        if refusal.status == 429:
-            app = caller_of(http).app(http.headers.get("x-sollol-app"))
-            with contextlib.suppress(SollolError):
-                limits = await self._client.limits()
-                headers |= quota_headers(limits.apps.get(app), refusal.retry_after)
-        return json_reply(error_body(http.url.path, refusal), refusal.status, headers)
+    assert isinstance(error, SollolError)  # noqa: S101  # it is registered for those
+    refusal = refusal_of(error)
+    headers = refusal.headers()
+    if isinstance(error, QuotaExceeded):
+        headers |= quota_headers(error.left, refusal.retry_after)
+    return json_reply(error_body(http.url.path, refusal), refusal.status, headers)
 
 
 async def _no_such_path(http: HttpRequest, error: Exception) -> Response:

@@ -32,6 +32,11 @@ async def answers_of(runnings: Sequence[Running]) -> list[Answer]:
             each.cancel()
 
 
+def headers_of(runnings: Sequence[Running]) -> dict[str, str]:
+    """Those of the first, and what the last one has left of a quota."""
+    return {**runnings[0].headers(), **runnings[-1].quota_headers()}
+
+
 class ChoicesReply(Response):
     """Streams the choices side by side, each as it comes.
 
@@ -48,7 +53,7 @@ class ChoicesReply(Response):
         note_seconds: float,
         entered: contextlib.AsyncExitStack,
     ) -> None:
-        super().__init__(None, 200, headers={**runnings[0].headers(), "Cache-Control": "no-cache"})
+        super().__init__(None, 200, headers={**headers_of(runnings), "Cache-Control": "no-cache"})
         del self.headers["content-length"]
         self.headers["content-type"] = Completions.media_type
         self._runnings = runnings

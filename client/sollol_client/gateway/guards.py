@@ -39,7 +39,8 @@ def cors_headers(method: str, headers: Mapping[str, str], config: GatewayConfig)
         return {}
     found = {"Access-Control-Allow-Origin": origin, "Vary": "Origin",
              "Access-Control-Expose-Headers": "X-Sollol-Job, X-Sollol-Node, X-Sollol-Attempts, "
-                                              "X-Sollol-Queue-Wait, Retry-After"}  # fmt: skip
+                                              "X-Sollol-Queue-Wait, Retry-After, RateLimit-Limit, "
+                                              "RateLimit-Remaining, RateLimit-Reset"}  # fmt: skip
     if method == "OPTIONS":
         found["Access-Control-Allow-Methods"] = "GET, POST, DELETE, HEAD, OPTIONS"
         found["Access-Control-Allow-Headers"] = headers.get("access-control-request-headers", "")[:1000]

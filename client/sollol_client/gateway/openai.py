@@ -15,7 +15,7 @@ from sollol_broker.names import canonical_model
 from .asked import Asked
 from .body import parsed, read_body
 from .caller import caller_of
-from .choices import ChoicesReply, answers_of
+from .choices import ChoicesReply, answers_of, headers_of
 from .ollama_lists import models_of
 from .openai_translate import Talk, chat_talk, completion_talk, embed_asked
 from .openai_wire import Completions, embed_reply, model_entry
@@ -104,7 +104,7 @@ class OpenAI:
                 await runnings[0].begun(config.patience_seconds)
                 return ChoicesReply(runnings, completions, config.note_seconds, entered.pop_all())
             answers = await answers_of(runnings)
-        return json_reply(completions.whole(answers), headers=runnings[0].headers())
+        return json_reply(completions.whole(answers), headers=headers_of(runnings))
 
     async def _body(self, http: HttpRequest) -> object:
         return parsed(await read_body(http, self._serving.config.max_body_bytes))

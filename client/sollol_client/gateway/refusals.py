@@ -19,7 +19,7 @@ from sollol_broker.errors import (
     QuotaExceeded,
     SollolError,
 )
-from sollol_broker.policy import Quota
+from sollol_broker.quota_left import QuotaLeft
 
 
 class Refused(SollolError):
@@ -75,16 +75,27 @@ def refusal_of(error: SollolError) -> Refusal:
     return Refusal(status, text, retry_after, code, field=str(getattr(error, "field", "") or ""))
 
 
-def quota_headers(quota: Quota | None, retry_after: float) -> dict[str, str]:
-    """The usual headers of an application that has used up its quota: of its tightest limit that has a number."""
-    if quota is None:
+def quota_headers(left: QuotaLeft | None, retry_after: float = 0.0) -> dict[str, str]:
+    """What is left of an application's quota: OpenAI's headers, and the usual ones for the nearest limit.
+
+    Args:
+        retry_after: seconds after which a refused request may be tried again; 0 = it was not.
+    """
+    known = {"requests": left.requests, "tokens": left.tokens} if left is not None else {}
+    limits = {name: limit for name, limit in known.items() if limit is not None}
+    if not limits:
         return {}
-    limits = (quota.requests_per_minute, quota.concurrency, quota.tokens_per_minute, quota.max_queue_size)
-    limit = next((each for each in limits if each is not None), None)
-    if limit is None:
-        return {}
-    reset = str(max(1, math.ceil(retry_after)))
-    return {"RateLimit-Limit": f"{limit:g}", "RateLimit-Remaining": "0", "RateLimit-Reset": reset}
+    found = {}
+    for name, limit in limits.items():
+        found[f"X-RateLimit-Limit-{name.title()}"] = str(limit.limit)
+        found[f"X-RateLimit-Remaining-{name.title()}"] = str(max(0, limit.remaining))
+        found[f"X-RateLimit-Reset-{name.title()}"] = f"{limit.reset_seconds:.3f}s"
+    nearest = min(limits.values(), key=lambda limit: limit.remaining / max(1, limit.limit))
+    reset = math.ceil(max(retry_after, nearest.reset_seconds if not retry_after else 0.0))
+    found["RateLimit-Limit"] = str(nearest.limit)
+    found["RateLimit-Remaining"] = "0" if retry_after else str(max(0, nearest.remaining))
+    found["RateLimit-Reset"] = str(reset)
+    return found
 
 
 def _status(error: SollolError) -> tuple[int, str]:

@@ -14,13 +14,14 @@ from starlette.requests import Request as HttpRequest
 
 from sollol_broker.errors import NoNodeForModel, SollolError
 from sollol_broker.names import canonical_model
+from sollol_broker.quota_left import QuotaLeft
 from sollol_broker.words import JobState
 
 from ..aio import AsyncClient
 from ..answer import Answer, Delta
 from ..follow import Follower
 from ..following import Watcher
-from .refusals import UnknownModel
+from .refusals import UnknownModel, quota_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Running(Watcher):
         self._streamed = resumed
         self._accepted = False
         self._keeps = True
+        self._quota: QuotaLeft | None = None
         self.state = JobState.QUEUED
         self._began = time.monotonic()
         self._started_after = 0.0
@@ -178,7 +180,7 @@ class Running(Watcher):
         return Note(self.note, position, eta)
 
     def headers(self) -> dict[str, str]:
-        """X-Sollol-Job, -Node, -Queue-Wait (seconds) and -Attempts, as far as they are known."""
+        """X-Sollol-Job, -Node, -Queue-Wait (seconds), -Attempts, as far as they are known; what is left of a quota."""
         node, attempts, waited = self.node, self.attempt, self._started_after
         if isinstance(self._outcome, Answer):
             routing = self._outcome.routing
@@ -189,7 +191,11 @@ class Running(Watcher):
         if attempts:
             found["X-Sollol-Attempts"] = str(attempts)
             found["X-Sollol-Queue-Wait"] = f"{waited:.3f}"
-        return found
+        return {**found, **self.quota_headers()}
+
+    def quota_headers(self) -> dict[str, str]:
+        """What is left of its application's quota; nothing where it has none."""
+        return quota_headers(self._quota)
 
     async def accepted(self) -> None:
         """Return once the fabric has the job.
@@ -206,6 +212,10 @@ class Running(Watcher):
     def keep_nothing(self) -> None:
         """Nobody here will read its text: others follow it, if anybody does."""
         self._keeps = False
+
+    def on_quota(self, left: QuotaLeft) -> None:
+        """See Watcher."""
+        self._quota = left
 
     def on_accepted(self) -> None:
         """See Watcher."""
