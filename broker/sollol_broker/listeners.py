@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -48,6 +50,25 @@ def open_to(url: str) -> tuple[str, ...]:
     return tuple(
         each.address for each in listeners() or () if each.port == port and not is_loopback(each.address)
     )
+
+
+def own_addresses() -> list[str]:
+    """This machine's IPv4 addresses that face other machines, that of the default route first. Nothing is sent."""
+    found: dict[str, None] = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("10.255.255.255", 1))  # asks the routing table alone
+            found[str(probe.getsockname()[0])] = None
+        except OSError:
+            pass
+    try:
+        import psutil
+
+        adapters = psutil.net_if_addrs().values()
+        found.update((ip.address, None) for ips in adapters for ip in ips if ip.family == socket.AF_INET)
+    except (ImportError, OSError):
+        pass
+    return [each for each in found if not ipaddress.ip_address(each).is_loopback]
 
 
 def _program(pid: int | None) -> str:

@@ -85,6 +85,7 @@ SETTINGS: Final = (
     Setting("redis", "cert", "text", "none", "With TLS: our own certificate."),
     Setting("redis", "key", "text", "none", "With TLS: its key."),
     Setting("backend", "api_key", "text", "none", "Sent to the LLM servers as a bearer token.", is_secret=True),
+    Setting("worker", "find", "text", "no", "The announced fabric to look for: its name, default, or any."),
     Setting("worker", "backend", "list", "those found here", "LLM servers to front."),
     Setting("worker", "model", "list", "none", "GGUF files to start a llama-server for, [NAME=]FILE.gguf."),
     Setting("worker", "models_dir", "list", "none", "Directories of GGUF files for groups of nodes."),
@@ -121,11 +122,13 @@ SETTINGS: Final = (
     Setting("coordinator", "slots", "whole", "1", "Jobs at once on a group."),
     Setting("coordinator", "metrics", "text", "127.0.0.1:9090", "Where Prometheus reads; off = nowhere."),
     Setting("coordinator", "log_sample", "text", "0.1", "Share of info lines for the live log; off = no lines."),
+    Setting("coordinator", "announce", "yes/no", "no", "Tell the local network where Redis is (mDNS)."),
     Setting("coordinator", "verbose", "yes/no", "no", "Say more."),
     Setting("up", "port", "whole", "6379", "Port of the private Redis."),
     Setting("up", "workers", "whole", "1", "Worker agents to start."),
     Setting("up", "model", "list", "servers found here, else two small models", "Model files to serve."),
     Setting("up", "gateway_port", "whole", "8000", "Port of the gateway; 0 = none."),
+    Setting("up", "announce", "yes/no", "no", "Let workers of the local network join; Redis gets a password."),
 )  # fmt: skip
 
 BY_KEY: Final = {each.key: each for each in SETTINGS}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
-import socket
 from collections.abc import Iterable, Iterator
 
 from sollol_broker.errors import InvalidJob
+from sollol_broker.listeners import own_addresses
 
 from .docker_ip_resolver import auto_resolve_ips
 from .either_way import call_in_thread
@@ -50,23 +50,6 @@ def discover_ollama_nodes(
         lambda: asyncio.run(_who_answers(candidates, timeout)), "sollol-discovery"
     ).result()
     return [{"host": each.host, "port": str(each.port)} for each in found]
-
-
-def own_addresses() -> list[str]:
-    """This machine's IPv4 addresses that face other machines. Nothing is sent."""
-    found: dict[str, None] = {}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("10.255.255.255", 1))  # asks the routing table alone
-            found[probe.getsockname()[0]] = None
-        except OSError:
-            pass
-    try:
-        for entry in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET):
-            found[str(entry[4][0])] = None
-    except OSError:
-        pass
-    return [each for each in found if not ipaddress.ip_address(each).is_loopback]
 
 
 def neighbours(own: Iterable[str]) -> Iterator[str]:

@@ -12,6 +12,7 @@ import sys
 import click
 from prometheus_client import start_http_server
 
+from sollol_broker.announce import Announcer
 from sollol_broker.configured import configured
 from sollol_broker.errors import BrokerUnavailable, SollolError
 from sollol_broker.live_log import USUAL_SAMPLE, sample_of
@@ -38,6 +39,8 @@ from .service import Coordinator, CoordinatorConfig
 @click.option("--log-sample", default=str(USUAL_SAMPLE), show_default=True,
               metavar="SHARE|off",
               help="Share of the info lines that go to the live log (`sollol logs`); errors always do.")  # fmt: skip
+@click.option("--announce", is_flag=True,
+              help="Tell the local network where Redis is (mDNS), for `sollol-worker --find`.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
               help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
@@ -48,6 +51,7 @@ def main(
     context_tokens: int,
     slots: int,
     metrics_address: str,
+    announce: bool,
     log_sample: str,
     insecure: bool,
     verbose: bool,
@@ -70,21 +74,23 @@ def main(
         logging.getLogger(chatty).setLevel(logging.WARNING)
     rules = Rules(idle_seconds=idle_seconds, context_tokens=context_tokens, slots=slots)
     try:
+        url = parse(redis_url, environ=os.environ)
         if not insecure:
-            parse(redis_url, environ=os.environ).refuse_open()
+            url.refuse_open()
+        announcer = Announcer(url) if announce else None
         coordinator = Coordinator(
             CoordinatorConfig(redis_url, lease_seconds, rules, log_sample=sample_of(log_sample))
         )
         coordinator.live.capture()
         _show_metrics(coordinator, metrics_address)
-        asyncio.run(_run(coordinator))
+        asyncio.run(_run(coordinator, announcer))
     except BrokerUnavailable as error:
         _fail(error, 3)
     except (SollolError, ValueError) as error:
         _fail(error, 2)
 
 
-async def _run(coordinator: Coordinator) -> None:
+async def _run(coordinator: Coordinator, announcer: Announcer | None) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -92,7 +98,8 @@ async def _run(coordinator: Coordinator) -> None:
             loop.add_signal_handler(number, stopped.set)
     await coordinator.start()
     try:
-        await stopped.wait()
+        async with announcer or contextlib.nullcontext():
+            await stopped.wait()
     finally:
         await coordinator.stop()
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sollol_broker.announce import ANY, find
 from sollol_broker.configured import configured
 from sollol_broker.errors import BackendError, BrokerUnavailable, SollolError
 from sollol_broker.live_log import USUAL_SAMPLE, sample_of
@@ -35,6 +36,8 @@ from .rpc.desk import GroupSettings
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+# Long enough for a machine that has just got its network; systemd starts us again after that.
+_FIND_SECONDS = 30.0
 _NO_BACKEND = (
     "found no LLM server on this machine: start Ollama or llama-server, name one with --backend URL, or give a model "
     "file with --model FILE.gguf; looking again every 15 s"
@@ -61,6 +64,8 @@ class Options:
               metavar="URL",
               help="The fabric's Redis: redis://, rediss://, unix://, redis+sentinel:// or "
               "redis+cluster://.")  # fmt: skip
+@click.option("--find", "find_fabric", is_flag=False, flag_value=ANY, default="", metavar="[FABRIC]",
+              help="Look for a fabric that is announced on this network (mDNS), instead of --redis.")  # fmt: skip
 @click.option("--backend", "backends", multiple=True, metavar="URL",
               help="An LLM server to front; may be repeated. Default: look for Ollama, llama-server and "
               "OpenAI-compatible servers here. A prefix ollama+, llama+ or openai+ says which it is.")  # fmt: skip
@@ -100,6 +105,7 @@ class Options:
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
 def main(
     redis_url: str,
+    find_fabric: str,
     backends: tuple[str, ...],
     models: tuple[str, ...],
     directories: tuple[Path, ...],
@@ -134,6 +140,8 @@ def main(
     for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
+        if find_fabric and _is_wanted("find_fabric", rather_than="redis_url"):
+            redis_url = asyncio.run(_announced(find_fabric))
         url = parse(redis_url, environ=os.environ)
         if not insecure:
             url.refuse_open()
@@ -211,6 +219,39 @@ async def _run(options: Options) -> None:
         pass
     finally:
         await servers.stop()
+
+
+def _is_wanted(option: str, *, rather_than: str) -> bool:
+    """Whether an option counts beside another one: what is typed wins over what is set elsewhere.
+
+    Raises:
+        ValueError: both are typed.
+    """
+    context, typed = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+    is_typed = context.get_parameter_source(option) is typed
+    other_is_typed = context.get_parameter_source(rather_than) is typed
+    if is_typed and other_is_typed:
+        raise ValueError("--find and --redis both say where Redis is: give one")
+    return is_typed or not other_is_typed
+
+
+async def _announced(fabric: str) -> str:
+    """The URL of a fabric that is announced here; raises BrokerUnavailable."""
+    log.info("listening for a fabric that is announced on this network")
+    found = await find(fabric, seconds=_FIND_SECONDS, only_tls=bool(os.environ.get("SOLLOL_REDIS_CA")))
+    log.info("found fabric %s at %s", found.fabric, found.url)
+    has_password = any(os.environ.get(f"SOLLOL_REDIS_{each}") for each in ("PASSWORD", "PASSWORD_FILE"))
+    if "password" in found.needs and not has_password:
+        raise BrokerUnavailable(
+            f"the fabric at {found.url} asks for a password: give it in SOLLOL_REDIS_PASSWORD or "
+            "SOLLOL_REDIS_PASSWORD_FILE (and its user, if it has users, in SOLLOL_REDIS_USERNAME)",
+            refused=True,
+        )
+    if has_password and not found.has_tls:
+        log.warning(
+            "the password goes unencrypted to whoever announced %s: use this on networks you trust", found.url
+        )
+    return found.url
 
 
 async def _named(url: str, api_key: str | None) -> Backend:

@@ -11,7 +11,9 @@ from sollol_broker.config_file import ConfigFile, Value, is_given
 from sollol_broker.settings import PROGRAMS, SETTINGS, Setting
 
 # Names in the environment that are no settings of the file.
-_OTHER_NAMES = frozenset(("SOLLOL_CONFIG", "SOLLOL_DEBUG", "SOLLOL_APP_NAME", "SOLLOL_GATEWAY_CONFIG"))
+_OTHER_NAMES = frozenset(
+    ("SOLLOL_CONFIG", "SOLLOL_DEBUG", "SOLLOL_APP_NAME", "SOLLOL_HOME", "SOLLOL_GATEWAY_CONFIG")
+)
 _HEAD = """\
 # Settings of SOLLOL. Flags win over the environment, the environment over this file, this file over the defaults.
 # The name in the environment is the same: `slots` of [worker] is SOLLOL_WORKER_SLOTS, and `sollol-worker --slots`.

@@ -13,10 +13,11 @@ from types import FrameType
 
 import click
 
+from sollol_broker.announce import Announcement, listen
 from sollol_broker.errors import SollolError
+from sollol_broker.listeners import own_addresses
 
 from ..adopt import Adopted, Workers, plan
-from ..discovery import own_addresses
 from ..docker_engine import published
 from ..docker_ip_resolver import docker_hosts, get_deployment_context, resolve_docker_ip_with_alternatives
 from ..scan import AT_ONCE, PORTS, RATE, Found, Pace, addresses, ports, scan
@@ -35,12 +36,15 @@ _COLUMNS = (
 _NAMES = {"rpc": "rpc-server", "gateway": "SOLLOL gateway", "locked": "locked"}
 _STYLES = {"locked": "yellow", "gateway": "dim"}
 _CHECK_SECONDS = 1.0
+_LISTEN_SECONDS = 3.0
 
 
 @click.command()
 @click.option("--subnet", "subnets", multiple=True, metavar="CIDR",
               help="What to look through, such as 192.168.1.0/24, or one address; may be repeated.")  # fmt: skip
 @click.option("--docker", "of_docker", is_flag=True, help="Look at the containers of this machine's Docker.")
+@click.option("--fabrics", is_flag=True,
+              help="Only listen for fabrics that are announced on this network (mDNS).")  # fmt: skip
 @click.option("--ports", "port_list", metavar="LIST", default=",".join(map(str, PORTS)), show_default=True,
               help="Ports to try; ranges such as 50050-50060 as well.")  # fmt: skip
 @click.option("--timeout", default=0.5, show_default=True, type=click.FloatRange(0.01, 30), metavar="SECONDS",
@@ -57,6 +61,7 @@ def discover(
     as_json: bool,
     subnets: tuple[str, ...],
     of_docker: bool,
+    fabrics: bool,
     port_list: str,
     timeout: float,
     rate: float,
@@ -68,10 +73,13 @@ def discover(
     Nothing is looked through that is not named, and no API key is shown to anybody. With --adopt, workers on this
     machine front the LLM servers that no worker fronts yet; each host is a node of its own, named by its address.
     """
+    if fabrics:
+        _show_fabrics(asyncio.run(listen(_LISTEN_SECONDS)), as_json=as_json)
+        return
     if not (subnets or of_docker):
         near = " ".join(f"--subnet {each.rpartition('.')[0]}.0/24" for each in own_addresses())
         hint = f", such as {near}" if near else ""
-        raise click.UsageError(f"Say what to look through: --subnet CIDR{hint}, or --docker.")
+        raise click.UsageError(f"Say what to look through: --subnet CIDR{hint}, --docker, or --fabrics.")
     wanted = ports(port_list)
     targets = [(host, port) for host in addresses(subnets) for port in wanted]
     targets += _containers(wanted, timeout) if of_docker else []
@@ -98,6 +106,18 @@ def discover(
         for where, node in served.items():
             output.say(f"{where} is served already, by node {node}")
     _front(url, start, quiet=as_json)
+
+
+def _show_fabrics(heard: Sequence[Announcement], *, as_json: bool) -> None:
+    if as_json:
+        output.print_json([asdict(each) for each in heard])
+    elif not heard:
+        output.say(
+            "No fabric is announced here: `sollol-coordinator --announce` or `sollol up --announce` does so."
+        )
+    else:
+        rows = [(each.fabric, each.url, ", ".join(each.needs) or "nothing") for each in heard]
+        output.print_table((Column("FABRIC"), Column("REDIS"), Column("NEEDS")), rows)
 
 
 def _containers(wanted: Sequence[int], timeout: float) -> list[tuple[str, int]]:

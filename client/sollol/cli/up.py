@@ -6,17 +6,21 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from types import FrameType
 
 import click
 from rich.console import Console
 
+from sollol_broker.listeners import own_addresses
 from sollol_broker.url import parse
 from sollol_client import Client
 from sollol_worker_agent.backends import find_local
 
 from ..local import ALL_MINILM, SMOLLM2, all_minilm, cache_directory, smollm2
+from ..local.announced import HOW_TO_JOIN, announced, lan_password, password_path
 from ..local.fabric import LocalFabric, free_port
 
 _CHECK_SECONDS = 1.0
@@ -37,15 +41,23 @@ _GATEWAY_PORT = 8000
               "else two small models.")  # fmt: skip
 @click.option("--gateway-port", default=_GATEWAY_PORT, show_default=True, type=click.IntRange(0, 65535),
               help="Port of the gateway on 127.0.0.1; a free one when it is in use; 0 = no gateway.")  # fmt: skip
-def up(redis_url: str | None, port: int, workers: int, models: tuple[str, ...], gateway_port: int) -> None:
+@click.option("--announce", is_flag=True,
+              help="Let workers of the local network join with `sollol-worker --find` (mDNS): the private Redis "
+              "listens there, too, and asks for a password.")  # fmt: skip
+def up(
+    redis_url: str | None, port: int, workers: int, models: tuple[str, ...], gateway_port: int, announce: bool
+) -> None:
     """Start a private Redis, a worker and a gateway here, and keep them running until Ctrl-C."""
     console = Console(highlight=False, stderr=True)
     # SIGTERM (systemd, docker stop) ends it as Ctrl-C does: in order.
     signal.signal(signal.SIGTERM, _interrupt)
     if not models:
         models = _default_models(console)
+    is_open = announce and not redis_url
     fabric = LocalFabric(
         redis_url=redis_url,
+        password=lan_password() if is_open else None,
+        listen=own_addresses() if is_open else (),
         directory=None if redis_url else cache_directory() / "redis",
         port=None if redis_url else free_port(port),
         workers=workers,
@@ -55,10 +67,15 @@ def up(redis_url: str | None, port: int, workers: int, models: tuple[str, ...], 
     )
     try:
         with fabric:
-            _summary(console, fabric, is_default=not redis_url and fabric.url.endswith(f":{_DEFAULT_PORT}/0"))
-            while True:
-                time.sleep(_CHECK_SECONDS)
-                fabric.check()
+            is_default = not redis_url and fabric.url.endswith(f"127.0.0.1:{_DEFAULT_PORT}/0")
+            with announced(fabric.url) if announce else nullcontext():
+                _summary(console, fabric, is_default=is_default, is_open=is_open)
+                if is_open:
+                    console.print(HOW_TO_JOIN.format(path=password_path()), markup=False, soft_wrap=True)
+                console.print("Ctrl-C stops everything.")
+                while True:
+                    time.sleep(_CHECK_SECONDS)
+                    fabric.check()
     except KeyboardInterrupt:
         console.print("stopped: nothing is left running")
 
@@ -93,7 +110,7 @@ def _named(model: str) -> str:
     return model if found else f"{os.path.basename(path).removesuffix('.gguf').lower()}={path}"
 
 
-def _summary(console: Console, fabric: LocalFabric, *, is_default: bool) -> None:
+def _summary(console: Console, fabric: LocalFabric, *, is_default: bool, is_open: bool) -> None:
     with Client(fabric.url, app="sollol-up") as client:
         served = client.models()
         nodes = client.nodes()
@@ -107,9 +124,12 @@ def _summary(console: Console, fabric: LocalFabric, *, is_default: bool) -> None
     if fabric.gateway_url:
         console.print(f"  gateway  {fabric.gateway_url} (the API of Ollama)")
     console.print(f"  logs     {fabric.logs}\n")
-    setting = "" if is_default else f"export SOLLOL_REDIS_URL={parse(fabric.url)}\n  "
+    url = parse(fabric.url)
+    shown = replace(url, username=None, password=None)
+    setting = "" if is_default else f"export SOLLOL_REDIS_URL={shown}\n  "
+    if is_open:
+        setting += f"export SOLLOL_REDIS_PASSWORD_FILE={password_path()}\n  "
     console.print(f'Try in another terminal:\n  {setting}sollol chat "Hello"\n  sollol nodes\n')
-    console.print("Ctrl-C stops everything.")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -46,6 +46,8 @@ class LocalFabric:
         coordinator: whether one runs, so that groups are formed.
         ram_mib: main memory that each agent may use for models; None = all of it.
         directories: of GGUF files of which groups may be formed, besides those in Ollama's store.
+        password: that the private Redis asks for; None = none. listen: addresses of this machine on which it listens
+            besides.
         gateway_port: where a gateway listens on 127.0.0.1; None = there is none.
         progress: told in a few words what happens.
     """
@@ -56,6 +58,8 @@ class LocalFabric:
         redis_url: str | None = None,
         directory: Path | None = None,
         port: int | None = None,
+        password: str | None = None,
+        listen: Sequence[str] = (),
         workers: int = 1,
         models: Sequence[str] = (),
         lenders: int = 0,
@@ -65,7 +69,12 @@ class LocalFabric:
         gateway_port: int | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._broker = None if redis_url else EmbeddedBroker(directory=directory, port=port)
+        more = {"bind": " ".join(["127.0.0.1", *listen])} if listen else {}
+        self._broker = (
+            None
+            if redis_url
+            else EmbeddedBroker(directory=directory, port=port, password=password, config=more)
+        )
         self._given_url = redis_url
         self._count = workers
         self._models = tuple(models)
