@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -44,6 +49,66 @@ async def gateway(redis_url: str, **config: Any) -> AsyncIterator[httpx.AsyncCli
             await serving
 
 
+@asynccontextmanager
+async def gateway_process(
+    redis_url: str, log: Path, *arguments: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
+    """`sollol-gateway` as users start it; it may be killed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with log.open("wb") as sink:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "sollol_client.gateway.cli", "--port", str(port), *arguments),
+            env={**os.environ, "SOLLOL_REDIS_URL": redis_url},
+            stdout=sink,
+            stderr=sink,
+        )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+            await wait_until(lambda: _is_up(http), timeout=30, what="the gateway to be ready")
+            yield process, http
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            await process.wait()
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a webhook's receiver has got; headers by lower-case name."""
+
+    headers: dict[str, str]
+    body: bytes
+
+
+@asynccontextmanager
+async def listener() -> AsyncIterator[tuple[str, list[Call]]]:
+    """A small HTTP server and the calls that it has got."""
+    heard: list[Call] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        parts = [line.partition(": ") for line in head.split("\r\n")[1:]]
+        headers = {name.lower(): value for name, _, value in parts if name}
+        heard.append(Call(headers, await reader.readexactly(int(headers["content-length"]))))
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/done?x=1", heard
+
+
 def lines_of(answer: httpx.Response) -> list[dict[str, Any]]:
     """The lines of an NDJSON answer."""
     return [json.loads(line) for line in answer.text.splitlines()]
+
+
+async def _is_up(http: httpx.AsyncClient) -> bool:
+    try:
+        return (await http.get("/readyz")).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -114,6 +114,8 @@ SETTINGS: Final = (
     Setting("gateway", "dashboard", "text", "http://127.0.0.1:8080/", "Where /api/dashboard leads."),
     Setting("gateway", "allow_webhook_host", "list", "none",
             "Hosts that webhooks may call though they are not on the internet."),
+    Setting("gateway", "webhook_secret_file", "text", "none", "A file with the secret that signs webhooks."),
+    Setting("gateway", "max_documents", "whole", "10000", "Documents of one batch."),
     Setting("gateway", "log_sample", "text", "0.1", "Share of info lines for the live log; off = no lines."),
     Setting("gateway", "verbose", "yes/no", "no", "Log each request."),
     Setting("coordinator", "lease", "number", "5", "Seconds until a silent leader is replaced."),

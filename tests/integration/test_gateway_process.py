@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from fabric import CHAT_MODEL, worker
+from gateway_kit import gateway_process
 from sollol_broker.api_keys import KeyRole
 from sollol_broker.key_store import KeyStore
 from sollol_client import AsyncClient
 from sollol_worker_agent.doubles import OllamaDouble
-from waiting import wait_until
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": False}
-
-
-@asynccontextmanager
-async def gateway_process(
-    redis_url: str, log: Path, *arguments: str
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with log.open("wb") as sink:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sollol_client.gateway.cli", "--port", str(port), *arguments),
-            env={**os.environ, "SOLLOL_REDIS_URL": redis_url},
-            stdout=sink,
-            stderr=sink,
-        )
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
-            await wait_until(lambda: _is_up(http), timeout=30, what="the gateway to be ready")
-            yield process, http
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(20):
-            await process.wait()
 
 
 async def test_several_processes_serve_one_port_and_count_together(redis_url: str, tmp_path: Path) -> None:
@@ -92,10 +63,3 @@ async def test_what_cannot_work_is_one_line(arguments: tuple[str, ...], status: 
     assert process.returncode == status
     assert told.decode().startswith(said)
     assert told.count(b"\n") == 1
-
-
-async def _is_up(http: httpx.AsyncClient) -> bool:
-    try:
-        return (await http.get("/readyz")).status_code == 200
-    except httpx.TransportError:
-        return False

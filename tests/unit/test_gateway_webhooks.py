@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from sollol_broker.errors import InvalidJob
 from sollol_client.gateway.refusals import Refused
 from sollol_client.gateway.webhook_address import is_public, resolved
+from sollol_client.gateway.webhook_signing import secret_bytes, signed_headers
 
 _PUBLIC = "93.184.216.34"
 _REAL = {
@@ -88,3 +90,18 @@ async def test_what_an_operator_allows_may_be_inside() -> None:
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111"])
 def test_the_internet_is_public(address: str) -> None:
     assert is_public(address)
+
+
+def test_a_call_is_signed_as_standard_webhooks_has_it() -> None:
+    # The example of their specification.
+    secret = secret_bytes("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    body = b'{"test": 2432232314}'
+    headers = signed_headers(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body)
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert "webhook-signature" not in signed_headers(b"", "x", 1, body)
+
+
+@pytest.mark.parametrize("text", ["short", "whsec_c2hvcnQ=", "whsec_no base64"])
+def test_a_secret_that_will_not_do(text: str) -> None:
+    with pytest.raises(InvalidJob, match="webhook secret"):
+        secret_bytes(text)

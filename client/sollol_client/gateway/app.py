@@ -43,7 +43,7 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
     serving = Serving(client, config)
     metrics = Metrics()
     webhooks = Webhooks(config)
-    batches = BatchDesk(serving)
+    batches = BatchDesk(serving, webhooks)
     live = LiveLog(
         client.session.broker,
         source="gateway",

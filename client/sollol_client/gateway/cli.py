@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+from pathlib import Path
 
 import click
 import uvicorn
@@ -20,6 +21,7 @@ from sollol_broker.url import DEFAULT_URL, parse
 from ..aio import AsyncClient
 from .app import build
 from .config import DEFAULT_PORT, GatewayConfig
+from .webhook_signing import secret_bytes
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,10 @@ _PREFIX = "SOLLOL_GATEWAY_"
               help="Where /api/dashboard leads.")  # fmt: skip
 @click.option("--allow-webhook-host", "webhook_hosts", multiple=True, metavar="NAME",
               help="Webhooks may go there though it is not on the internet; may be repeated.")  # fmt: skip
+@click.option("--webhook-secret-file", type=click.Path(), metavar="FILE",
+              help="With what stands in it, webhooks are signed.")  # fmt: skip
+@click.option("--max-documents", default=10_000, show_default=True, type=click.IntRange(1, 1_000_000),
+              help="Of one batch.")  # fmt: skip
 @click.option("--log-sample", default=str(USUAL_SAMPLE), show_default=True,
               metavar="SHARE|off",
               help="Share of the info lines that go to the live log (`sollol logs`); errors always do.")  # fmt: skip
@@ -72,6 +78,8 @@ def main(
     max_requests: int,
     dashboard: str,
     webhook_hosts: tuple[str, ...],
+    webhook_secret_file: str | None,
+    max_documents: int,
     log_sample: str,
     insecure: bool,
     verbose: bool,
@@ -99,6 +107,8 @@ def main(
             max_requests=max_requests,
             dashboard=dashboard,
             webhook_hosts=webhook_hosts,
+            webhook_secret=_secret_in(webhook_secret_file),
+            max_documents=max_documents,
             log_sample=sample_of(log_sample),
         )
         asyncio.run(_reach(redis_url))
@@ -112,6 +122,20 @@ def main(
         if workers > 1:  # they count together
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
         _serve(config, workers, verbose=verbose)
+
+
+def _secret_in(file: str | None) -> str:
+    """Raises InvalidJob: it cannot be read, or will not do."""
+    if file is None:
+        return ""
+    try:
+        text = Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise InvalidJob(
+            f"--webhook-secret-file: {file} cannot be read", field="webhook_secret_file"
+        ) from None
+    secret_bytes(text)
+    return text
 
 
 async def _reach(redis_url: str) -> None:

@@ -29,7 +29,8 @@ class GatewayConfig:
         note_seconds: between two such notes.
         dashboard: the address of the monitoring page.
         webhooks: whether jobs may name an address that is told of their end. webhook_hosts: those that may be
-            called though they are not on the internet.
+            called though they are not on the internet. webhook_secret: with which calls are signed; "" = they are not.
+        max_documents: of one batch.
         log_sample: share of the answered requests that the live log tells of; refusals and failures always. None =
             nothing is written.
 
@@ -50,10 +51,19 @@ class GatewayConfig:
     dashboard: str = "http://127.0.0.1:8080/"
     webhooks: bool = True
     webhook_hosts: tuple[str, ...] = ()
+    webhook_secret: str = ""
+    max_documents: int = 10_000
     log_sample: float | None = USUAL_SAMPLE
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_file_bytes", "max_requests", "patience_seconds", "note_seconds"):
+        for name in (
+            "max_body_bytes",
+            "max_file_bytes",
+            "max_documents",
+            "max_requests",
+            "patience_seconds",
+            "note_seconds",
+        ):
             if getattr(self, name) <= 0:
                 raise InvalidJob(f"{name}: more than 0 is needed, got {getattr(self, name)!r}", field=name)
         if "*" in self.origins:

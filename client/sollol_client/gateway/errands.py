@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 # Between two looks for errands that nobody has; a new one is begun at once by the gateway that took it in.
 _LOOK_SECONDS = 2.0
 _RENEW_SECONDS = LEASE_MS / 1000 / 3
-# At once, in one process.
-_MOST = 32
+# At once, in one process; each looks at its batch a few times a second.
+_MOST = 128
 
 
 class Errands:

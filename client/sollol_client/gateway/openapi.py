@@ -74,6 +74,10 @@ _BODIES: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
         {"input_file_id": TEXT, "endpoint": TEXT, "completion_window": TEXT, "metadata": OBJECT},
         ("input_file_id", "endpoint", "completion_window"),
     ),
+    "/api/batch/embed": (
+        {"model": TEXT, "documents": LIST, "metadata": OBJECT, "webhook": TEXT, "priority": INTEGER},
+        ("model", "documents"),
+    ),
     "/api/jobs": (
         {
             "model": TEXT,

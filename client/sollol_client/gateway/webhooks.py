@@ -1,11 +1,12 @@
-"""Tells addresses of the end of their jobs."""
+"""Tells addresses of the end of their jobs and batches."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ from .refusals import Refused
 from .replies import as_json
 from .running import Running
 from .webhook_address import Address, Resolver, resolved
+from .webhook_signing import secret_bytes, signed_headers
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class Webhooks:
     def __init__(self, config: GatewayConfig, resolve: Resolver | None = None) -> None:
         self._config = config
         self._resolve = resolve or _resolve
+        self._secret = secret_bytes(config.webhook_secret) if config.webhook_secret else b""
         self._tasks = Tasks()
 
     async def check(self, url: object) -> None:
@@ -56,24 +59,36 @@ class Webhooks:
         """Tell nobody any more."""
         await self._tasks.stop()
 
-    async def _tell(self, url: str, running: Running) -> None:
-        body = as_json(await outcome_of(running))
+    async def deliver(self, url: str, event_id: str, told: Mapping[str, Any]) -> bool:
+        """Post it now, with three tries; whether one came through.
+
+        Args:
+            event_id: of the job or batch, by which the receiver knows a second call of the same.
+        """
+        body = as_json(told)
         for number in range(1, _TRIES + 1):
             try:
-                await self._post(await self._address(url), body)
-                return
+                await self._post(await self._address(url), event_id, body)
+                return True
             except (SollolError, httpx.HTTPError, OSError) as error:
-                log.warning("webhook of job %s, try %d: %s", running.id, number, type(error).__name__)
-            await asyncio.sleep(_PAUSE_SECONDS * number)
+                log.warning("webhook of %s, try %d: %s", event_id, number, type(error).__name__)
+            if number < _TRIES:
+                await asyncio.sleep(_PAUSE_SECONDS * number)
+        return False
 
-    async def _post(self, address: Address, body: bytes) -> None:
+    async def _tell(self, url: str, running: Running) -> None:
+        told = await outcome_of(running)
+        await self.deliver(url, running.id, told)
+
+    async def _post(self, address: Address, event_id: str, body: bytes) -> None:
+        signed = signed_headers(self._secret, event_id, int(time.time()), body)
         async with (
             httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=_TIMEOUT_SECONDS) as http,
             http.stream(
                 "POST",
                 address.url,
                 content=body,
-                headers={"Host": address.host, "Content-Type": "application/json"},
+                headers={"Host": address.host, "Content-Type": "application/json", **signed},
                 extensions={"sni_hostname": address.name},
             ) as answer,
         ):
