@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import settings
 
 import toy_models
 from sollol.local import all_minilm, smollm2
@@ -35,6 +36,11 @@ def environment_stays() -> Iterator[None]:
     if os.environ != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("sollol", deadline=None)
+settings.load_profile("sollol")
 
 
 @pytest.fixture(scope="session")
