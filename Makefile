@@ -44,7 +44,7 @@ conformance: .venv/.conformance-stamp ## other people's clients and frameworks a
 	@exec $(BIN)/python -m pytest -q tests/conformance
 
 .PHONY: conformance-js
-conformance-js: .venv/.dev-stamp ## Ollama's JavaScript client through the gateway; needs node and npm
+conformance-js: .venv/.dev-stamp ## the JavaScript clients of Ollama and OpenAI through the gateway; needs node and npm
 	@exec $(BIN)/python tests/conformance/run_js.py
 
 .PHONY: storm

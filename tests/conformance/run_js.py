@@ -1,6 +1,6 @@
-"""`make conformance-js`: Ollama's JavaScript client through the gateway, to a stand-in and to real llama-servers.
+"""`make conformance-js`: the JavaScript clients of Ollama and OpenAI through the gateway, to doubles and llama-servers.
 
-It needs node and npm, and fetches the package; that is why it is no part of `make test`.
+It needs node and npm, and fetches the packages; that is why it is no part of `make test`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from sollol_broker.embedded import EmbeddedBroker  # noqa: E402
 from sollol_worker_agent.doubles import DoubleModel, OllamaDouble  # noqa: E402
 from sollol_worker_agent.llama_process import LlamaServerProcess  # noqa: E402
 
-PACKAGE = "ollama@0.6"
+# The packages, each with the script of its name.
+PACKAGES = {"ollama": "ollama@0.6", "openai": "openai@7"}
 
 
 async def main() -> int:
@@ -33,9 +34,9 @@ async def main() -> int:
         print("node and npm are needed: apt-get install nodejs npm", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="sollol-js-") as folder:
-        shutil.copy(HERE / "js" / "ollama.mjs", folder)
+        shutil.copytree(HERE / "js", folder, dirs_exist_ok=True)
         if failed := await _run(
-            "npm", "install", "--silent", "--no-fund", "--no-audit", PACKAGE, folder=folder
+            "npm", "install", "--silent", "--no-fund", "--no-audit", *PACKAGES.values(), folder=folder
         ):
             return failed
         codes = [await _stand_in(folder), await _llama(folder)]
@@ -53,8 +54,7 @@ async def _stand_in(folder: str) -> int:
             worker(redis.url, ollama.url),
             gateway(redis.url) as http,
         ):
-            print("stand-in: ", end="", flush=True)
-            return await _node(folder, str(http.base_url), WITH_TOOLS="1")
+            return await _node("a stand-in", folder, str(http.base_url), WITH_TOOLS="1")
 
 
 async def _llama(folder: str) -> int:
@@ -71,12 +71,15 @@ async def _llama(folder: str) -> int:
                 urls.append(server.url)
             await stack.enter_async_context(worker(redis.url, *urls))
             http = await stack.enter_async_context(gateway(redis.url))
-            print("llama-server: ", end="", flush=True)
-            return await _node(folder, str(http.base_url))
+            return await _node("llama-server", folder, str(http.base_url))
 
 
-async def _node(folder: str, url: str, **environment: str) -> int:
-    return await _run("node", "ollama.mjs", folder=folder, OLLAMA_URL=url, **environment)
+async def _node(what: str, folder: str, url: str, **environment: str) -> int:
+    codes = []
+    for name in PACKAGES:
+        print(f"{name} before {what}: ", end="", flush=True)
+        codes.append(await _run("node", f"{name}.mjs", folder=folder, GATEWAY_URL=url, **environment))
+    return max(codes)
 
 
 async def _run(*command: str, folder: str, **environment: str) -> int:

@@ -17,12 +17,10 @@ from .openai_fields import (
     TEXT,
     YES_NO,
     chosen_tools,
-    effort_of,
     fields_of,
-    format_of,
     function_tool,
     model_of,
-    options_of,
+    settings_of,
 )
 from .openai_messages import tool_call
 from .refusals import Refused
@@ -67,13 +65,16 @@ def message_asked(body: object) -> Asked:
     payload = {n: v for n, v in given.items() if n not in MESSAGE_FIELDS and n not in _NOT_FOR_SERVERS}
     payload["messages"] = _messages(given["messages"], given.get("system"))
     payload.update(_tools(given))
-    payload.update(_thinking(given))
     output = given.get("output_config") or {}
-    if (
-        wanted := format_of(output.get("format") or given.get("output_format"), "output_config.format")
-    ) is not None:
-        payload["format"] = wanted
-    payload["options"] = options_of(given, given["max_tokens"], given.get("stop_sequences"))
+    payload.update(
+        settings_of(
+            given,
+            most_tokens=given["max_tokens"],
+            stop=given.get("stop_sequences"),
+            form=(output.get("format") or given.get("output_format"), "output_config.format"),
+            effort=(_effort(given), "output_config.effort"),
+        )
+    )
     return Asked(JobKind.CHAT, model, payload, bool(given.get("stream")))
 
 
@@ -95,13 +96,13 @@ def _tools(given: Mapping[str, Any]) -> dict[str, Any]:
     return chosen_tools(tools, wanted, parallel=False if alone else None)
 
 
-def _thinking(given: Mapping[str, Any]) -> dict[str, Any]:
+def _effort(given: Mapping[str, Any]) -> object:
     """Models that can think do so unless told otherwise; one that cannot would refuse to be asked for it."""
     kind = (given.get("thinking") or {}).get("type")
     if kind == "disabled":
-        return {"think": False}
-    effort = effort_of((given.get("output_config") or {}).get("effort"), "output_config.effort")
-    return {"think": effort} if kind in ("enabled", "adaptive") and isinstance(effort, str) else {}
+        return "none"
+    effort = (given.get("output_config") or {}).get("effort")
+    return effort if kind in ("enabled", "adaptive") and effort != "none" else None
 
 
 def _messages(given: list[Any], system: object) -> list[dict[str, Any]]:

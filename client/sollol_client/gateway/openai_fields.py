@@ -91,6 +91,31 @@ def options_of(given: Mapping[str, Any], most_tokens: object, stop: object) -> d
     return said
 
 
+def settings_of(
+    given: Mapping[str, Any],
+    *,
+    most_tokens: object,
+    stop: object,
+    form: tuple[object, str],
+    effort: tuple[object, str] = (None, ""),
+) -> dict[str, Any]:
+    """How an answer is to be made: Ollama's `options`, `format` and `think`, those of them that were said.
+
+    Args:
+        most_tokens, stop: as for `options_of`. form, effort: the answer's format and the effort of reasoning, each with
+            its field in the body.
+
+    Raises:
+        Refused: 400, one of them makes no sense.
+    """
+    said = {
+        "options": options_of(given, most_tokens, stop) or None,
+        "format": format_of(*form),
+        "think": effort_of(*effort),
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def format_of(wanted: object, field: str) -> Any:
     """Ollama's `format` for an answer's format as OpenAI has it: {"type": "text" | "json_object" | "json_schema"}.
 

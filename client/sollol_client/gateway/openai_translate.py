@@ -17,12 +17,10 @@ from .openai_fields import (
     TEXT,
     YES_NO,
     chosen_tools,
-    effort_of,
     fields_of,
-    format_of,
     function_tool,
     model_of,
-    options_of,
+    settings_of,
 )
 from .openai_messages import messages_of
 from .refusals import Refused
@@ -122,13 +120,11 @@ def chat_talk(body: object) -> Talk:
     tools = [_tool(tool, number) for number, tool in enumerate(given.get("tools") or ())]
     parallel = given.get("parallel_tool_calls")
     payload.update(chosen_tools(tools, given.get("tool_choice"), parallel=parallel))
-    effort = given.get("reasoning_effort") or (given.get("reasoning") or {}).get("effort")
-    if (think := effort_of(effort, "reasoning_effort")) is not None:
-        payload["think"] = think
     if given.get("logprobs"):
         payload.update(logprobs=True, top_logprobs=given.get("top_logprobs", 0))
+    effort = given.get("reasoning_effort") or (given.get("reasoning") or {}).get("effort")
     most = given.get("max_completion_tokens", given.get("max_tokens"))
-    return _talk(JobKind.CHAT, given, model, [payload], most)
+    return _talk(JobKind.CHAT, given, model, [payload], most, effort)
 
 
 def completion_talk(body: object) -> Talk:
@@ -196,27 +192,34 @@ def _talk(
     model: str,
     payloads: Sequence[dict[str, Any]],
     most_tokens: object,
+    effort: object = None,
 ) -> Talk:
-    options = options_of(given, most_tokens, given.get("stop"))
-    wanted = format_of(given.get("response_format"), "response_format")
+    settings = settings_of(
+        given,
+        most_tokens=most_tokens,
+        stop=given.get("stop"),
+        form=(given.get("response_format"), "response_format"),
+        effort=(effort, "reasoning_effort"),
+    )
     choices, stream = given.get("n", 1), bool(given.get("stream"))
     if not 1 <= choices * len(payloads) <= MOST_CHOICES:
         raise Refused(400, f"n: from 1 to {MOST_CHOICES} choices can be had at once", field="n")
-    asked = []
-    for payload in payloads:
-        for number in range(choices):
-            fields = {**payload, **({"format": wanted} if wanted is not None else {})}
-            if options:
-                fields["options"] = _sown(options, number)
-            asked.append(Asked(kind, model, fields, stream))
+    asked = [
+        Asked(kind, model, {**payload, **_sown(settings, number)}, stream)
+        for payload in payloads
+        for number in range(choices)
+    ]
     usage = (given.get("stream_options") or {}).get("include_usage")
     return Talk(tuple(asked), len(payloads), include_usage=bool(usage))
 
 
-def _sown(options: dict[str, Any], number: int) -> dict[str, Any]:
-    """The options of one of several choices: the same seed would give the same text."""
+def _sown(settings: dict[str, Any], number: int) -> dict[str, Any]:
+    """The settings of one of several choices: the same seed would give the same text."""
+    options = settings.get("options") or {}
     seed = options.get("seed")
-    return {**options, "seed": seed + number} if number and isinstance(seed, int) else options
+    if not number or not isinstance(seed, int):
+        return settings
+    return {**settings, "options": {**options, "seed": seed + number}}
 
 
 def _others(given: Mapping[str, Any]) -> dict[str, Any]:

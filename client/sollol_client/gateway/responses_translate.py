@@ -17,12 +17,10 @@ from .openai_fields import (
     TEXT,
     YES_NO,
     chosen_tools,
-    effort_of,
     fields_of,
-    format_of,
     function_tool,
     model_of,
-    options_of,
+    settings_of,
 )
 from .openai_messages import content_of, tool_call
 from .refusals import Refused
@@ -79,15 +77,17 @@ def response_asked(body: object) -> Asked:
     ]
     parallel = given.get("parallel_tool_calls")
     payload.update(chosen_tools(tools, given.get("tool_choice"), parallel=parallel))
-    if (wanted := format_of((given.get("text") or {}).get("format"), "text.format")) is not None:
-        payload["format"] = wanted
-    effort = (given.get("reasoning") or {}).get("effort")
-    if (think := effort_of(effort, "reasoning.effort")) is not None:
-        payload["think"] = think
     if given.get("top_logprobs"):
         payload.update(logprobs=True, top_logprobs=given["top_logprobs"])
-    if options := options_of(given, given.get("max_output_tokens"), given.get("stop")):
-        payload["options"] = options
+    payload.update(
+        settings_of(
+            given,
+            most_tokens=given.get("max_output_tokens"),
+            stop=given.get("stop"),
+            form=((given.get("text") or {}).get("format"), "text.format"),
+            effort=((given.get("reasoning") or {}).get("effort"), "reasoning.effort"),
+        )
+    )
     return Asked(JobKind.CHAT, model, payload, bool(given.get("stream")))
 
 

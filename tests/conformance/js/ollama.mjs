@@ -1,8 +1,8 @@
-// What Ollama's JavaScript client does, at the address in OLLAMA_URL; ends with 0 when all of it is as it should be.
+// What Ollama's JavaScript client does, at the address in GATEWAY_URL; ends with 0 when all of it is as it should be.
 import assert from "node:assert/strict";
 import { Ollama } from "ollama";
 
-const client = new Ollama({ host: process.env.OLLAMA_URL });
+const client = new Ollama({ host: process.env.GATEWAY_URL });
 const messages = [{ role: "user", content: "Say hello." }];
 const options = { num_predict: 4, temperature: 0 };
 
