@@ -505,10 +505,25 @@ class Broker:
         Returns:
             Whether its inbox had to be made: what was sent to it before is lost.
         """
-        ours = {"functions": self.functions.version, "durability": str(self.url.durability)}
+        ours = {
+            "functions": self.functions.version,
+            "durability": str(self.url.durability),
+            "inbox": inbox,
+        }
         fields = pack({**ours, **app_fields})
         reply = await self._call("attend", inbox, inbox_ttl_ms, app, key_part(app), fields, app_ttl_ms)
         return bool(reply == 2)
+
+    async def depart(self, inbox: str, app: str, *, after_ms: int = 0) -> None:
+        """Let an application be forgotten, soon or at once, if this client was the last to tell of it.
+
+        Args:
+            after_ms: in which another client of the application may tell of it again.
+        """
+        key = self.keys.app(app)
+        with contextlib.suppress(BrokerUnavailable, asyncio.TimeoutError):
+            if await self.link.call("HGET", key, "inbox", patience_seconds=1.0) == inbox.encode():
+                await self.link.call("PEXPIRE", key, after_ms, patience_seconds=1.0)
 
     async def leave(self, worker: str) -> None:
         """Take a worker out; nothing is sent its way any more."""

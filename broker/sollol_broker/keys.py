@@ -111,7 +111,7 @@ class Keys:
         return f"{self.prefix}:cache:{request}"
 
     def usage(self, app: str) -> str:
-        """Hash: unfinished jobs and rates of an application. TTL 7 d after its last job."""
+        """Hash: what an application asked for and got, its unfinished jobs and rates. TTL 7 d after its last job."""
         return f"{self.prefix}:usage:{key_part(app)}"
 
     def call(self, call_id: str) -> str:

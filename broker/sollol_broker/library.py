@@ -13,7 +13,7 @@ from importlib.resources import files
 
 # In the order in which they need each other; the rest are verbs, one per file.
 _GROUND = (
-    *("_keys", "_rule", "_order", "_fits", "_words", "_classes", "_fair", "_batch"),
+    *("_keys", "_rule", "_order", "_fits", "_words", "_classes", "_fair", "_apps", "_batch"),
     *("_leader", "_base", "_hedge", "_heads", "_admit", "_series"),
 )
 # Verbs whose parts others use.

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .apps import AppView as AppView
+from .apps import read_apps
 from .broker import Broker
 from .controls import Controls
 from .names import canonical_model, key_part
@@ -46,22 +48,6 @@ class WorkerView:
     def short_mib(self, model: str) -> int:
         """By how many MiB its machine's memory is too small for a model that it has on disk; 0 = it is not."""
         return max((each.get("too_large", {}).get(model, 0) for each in self.backends), default=0)
-
-
-@dataclass(frozen=True, slots=True)
-class AppView:
-    """An application with a live client, as the last of its clients told.
-
-    Attributes:
-        version: its release. functions: version of its function library.
-        durability: when its jobs count as submitted. Each is "" when not known.
-    """
-
-    name: str
-    host: str = ""
-    version: str = ""
-    functions: str = ""
-    durability: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +168,13 @@ class Registry:
             for (name, workers), h, tally in zip(by_node.items(), hashes, tallies, strict=True)
         ]
 
-    async def apps(self) -> list[AppView]:
-        """All applications with a live client, by name."""
-        names = sorted(each.decode() for each in await self._call("ZRANGE", self._broker.keys.apps, 0, -1))
-        told = ("host", "version", "functions", "durability")
-        return [
-            AppView(name, *(h.get(field, "") for field in told))
-            for name, h in zip(
-                names, await self._hashes([self._broker.keys.app(name) for name in names]), strict=True
-            )
-            if h
-        ]
+    async def apps(self, *, silent: bool = False) -> list[AppView]:
+        """All applications with a live client, or a job within the last two minutes, by name.
+
+        Args:
+            silent: also those of the last 7 days that are silent now.
+        """
+        return await read_apps(self._broker, silent=silent)
 
     async def models(self) -> list[ModelView]:
         """All models that a live worker serves, by name."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from sollol_broker.apps import AppView
 from sollol_broker.link import LinkConfig
 from sollol_broker.names import canonical_model, key_part
 from sollol_broker.registry import JobView, ModelView, NodeView, QueueView
@@ -130,6 +131,10 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating, AsyncBatching):
     async def nodes(self) -> list[NodeView]:
         """The machines of the fabric with hardware, load and workers."""
         return await self.session.registry.nodes()
+
+    async def apps(self, *, silent: bool = False) -> list[AppView]:
+        """The applications that are there, with what became of their jobs; `silent`: those of the last 7 days, too."""
+        return await self.session.registry.apps(silent=silent)
 
     async def queues(self) -> list[QueueView]:
         """Waiting and running jobs per model."""

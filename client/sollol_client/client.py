@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from sollol_broker.apps import AppView
 from sollol_broker.errors import ClientClosed, SollolError
 from sollol_broker.link import LinkConfig
 from sollol_broker.names import canonical_model, key_part
@@ -176,6 +177,14 @@ class Client(Submitter[Job], Operating, Batching):
         """
         self._metadata.update(metadata or {})
         self._ask(lambda session: session.lookout.attend())
+
+    def depart(self) -> None:
+        """Let the fabric forget this application now, unless another client has told of it since; for who leaves."""
+        self._ask(lambda session: session.broker.depart(session.inbox_name, session.app))
+
+    def apps(self, *, silent: bool = False) -> list[AppView]:
+        """The applications that are there, with what became of their jobs; `silent`: those of the last 7 days, too."""
+        return self._ask(lambda session: session.registry.apps(silent=silent))
 
     def clear_cache(self) -> None:
         """Drop all cached answers of this app (with cache_scope="shared": of all that share); see `submit`.

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 _ATTEND_SECONDS = 20.0
 _INBOX_TTL_MS = 60_000
 _APP_TTL_MS = 120_000
+# An application whose client leaves stays for the sign of life of another one, if there is one.
+DEPART_MS = 25_000
 _LOOK_SECONDS = 2.5
 _LONGEST_LOOK_SECONDS = 60.0
 

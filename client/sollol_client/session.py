@@ -29,7 +29,7 @@ from .cache import AnswerCache
 from .cache_key import CacheSettings
 from .follow import Follower, entry_order
 from .following import Following, Watcher
-from .lookout import Lookout
+from .lookout import DEPART_MS, Lookout
 from .receiving import Receiver
 from .request import Request
 from .sending import SETTLE_SECONDS, Sender
@@ -177,6 +177,7 @@ class Session:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_SECONDS):
                     await self.broker.drop_inbox(self.inbox_name)
+                    await self.broker.depart(self.inbox_name, self.app, after_ms=DEPART_MS)
         await self.live.stop()
         await self.broker.close()
 

@@ -21,6 +21,7 @@ import pytest
 import redis
 
 import sollol
+from fabric import until
 from pool_kit import HI, SAID, address, name, ollamas
 from sollol import (
     SOLLOL,
@@ -316,14 +317,32 @@ def test_an_application_shows_itself(redis_url: str) -> None:
         assert float(shown["seen"]) > seen
         assert ('"load": 3' in shown["metadata"], '"team": "b"' in shown["metadata"]) == (True, True)
         client.deregister()
+        assert _shown(redis_url, "my-app") == {}
         client.unregister()
         assert not client.is_registered
         assert client.register()
 
 
+def test_it_gives_signs_of_life_by_itself_and_leaves_others_of_its_name_alone(redis_url: str) -> None:
+    first = DashboardClient("my-app", redis_url=redis_url, heartbeat_interval=0.05)
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()  # forgotten: it has to tell again
+    until(lambda: _shown(redis_url, "my-app"), "a heartbeat")
+    first.close()
+    assert _shown(redis_url, "my-app") == {}
+    first, second = (
+        DashboardClient("my-app", redis_url=redis_url, heartbeat_interval=60) for _ in ("one", "two")
+    )
+    first.close()
+    assert "inbox" in _shown(redis_url, "my-app")
+    second.close()
+    assert _shown(redis_url, "my-app") == {}
+    with pytest.raises(InvalidJob, match="heartbeat_interval"):
+        DashboardClient("my-app", redis_url=redis_url, heartbeat_interval=0)
+
+
 def test_a_redis_that_is_away_does_not_disturb_an_application() -> None:
-    with pytest.warns(DeprecationWarning, match="heartbeat_interval"):
-        client = DashboardClient("my-app", heartbeat_interval=10, redis_url="redis://127.0.0.1:1/0")
+    client = DashboardClient("my-app", heartbeat_interval=0.01, redis_url="redis://127.0.0.1:1/0")
     assert not client.is_registered
     assert client.heartbeat() is False
     client.close()

@@ -200,6 +200,7 @@ local function end_job(F, id, state, data, now, used, keeps_body)
   redis.call('HINCRBY', F .. ':stats', state, 1)
   if fair.bytes > 0 then redis.call('HINCRBY', F .. ':stats', 'bytes', -fair.bytes) end
   if fair.counted then redis.call('HINCRBY', usage_key(F, fair.app), 'n', -1) end
+  note_ended(F, fair.app, state)
   settle(F, h[5], fair, waited, used)
   settle_cache(F, id, h[5], h[11] or '', state, ttl, now)
   end_chunk(F, id, state, data, now)

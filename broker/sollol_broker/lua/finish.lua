@@ -45,6 +45,7 @@ local function finish(keys, a)
     local job = {fair = read_fair(h[8]), task = h[9] or 'generation', chars = h[10], predicted = h[11], extra = tonumber(h[12] or 0)}
     local used = learn(F, h[7], job, tonumber(a[5]), tonumber(a[6]), tonumber(a[7]))
     redis.call('HSET', job_key(F, id), 'tokens', a[5] .. '|' .. a[6])
+    note_tokens(F, job.fair.app, tonumber(a[5]), tonumber(a[6]))
     end_job(F, id, 'done', a[4], now_ms(), used)
     taken = 1
   elseif h[1] == 'done' and h[2] == a[2] and h[3] == a[3] then

@@ -22,7 +22,7 @@ end
 
 local function revive(F, id, head_starts, now)
   local job = job_key(F, id)
-  local h = redis.call('HMGET', job, 'queue', 'model', 'priority', 'member', 'fair', 'submitted')
+  local h = redis.call('HMGET', job, 'queue', 'model', 'priority', 'member', 'fair', 'submitted', 'app')
   local model, fair = h[1], read_fair(h[5])
   local learned = redis.call('HMGET', learned_key(F, model), 'ref', 'usual')
   local ref, policy = read_reference(learned[1]), read_policy(F, model, fair.app)
@@ -49,6 +49,7 @@ local function revive(F, id, head_starts, now)
     redis.call('HINCRBY', usage_key(F, fair.app), 'n', 1)
     redis.call('PEXPIRE', usage_key(F, fair.app), TALLY_TTL_MS)
   end
+  note_submitted(F, fair.app, h[7] or '', now)
   ring(F, model)
 end
 

@@ -133,6 +133,7 @@ local function submit(keys, a)
     redis.call('HINCRBY', usage_key(F, app), 'n', 1)
     redis.call('PEXPIRE', usage_key(F, app), TALLY_TTL_MS)
   end
+  note_submitted(F, app, a[4], now)
   return {'queued', ring(F, model) and 1 or 0, unpack(left_of_quota(F, model, app, policy, now))}
 end
 verb('submit', submit)

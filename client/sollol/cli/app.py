@@ -81,6 +81,7 @@ ENTRIES = {
     "groups": Entry("Look", "groups", "groups", "Nodes that serve a large model together; dissolve them."),
     "queues": Entry("Look", "queues", "queues", "What waits and runs, per model."),
     "jobs": Entry("Look", "jobs", "jobs", "The latest jobs, or one of them."),
+    "apps": Entry("Look", "apps", "apps", "The applications, and what became of their jobs."),
     "explain": Entry("Look", "explain", "explain", "Why a job is where it is, node by node."),
     "logs": Entry("Look", "logs", "logs", "What workers, gateways and coordinators say, live."),
     "stats": Entry("Look", "stats", "stats", "Totals since the fabric began, per node too."),

@@ -30,7 +30,6 @@ REPLACED: Mapping[str, str] = {
     "setup_local_gpu_monitoring": "each worker reads and tells its own hardware",
     "redis_host": _REDIS,
     "redis_port": _REDIS,
-    "heartbeat_interval": "a sign of life is given every few seconds",
     "register_with_dashboard": "every pool shows itself in Redis under its app_name",
     "enable_http2": "LLM servers speak HTTP/1.1, whose connections are kept and used again",
     "max_workers": "all are handed in at once, and the workers take what they have slots for",

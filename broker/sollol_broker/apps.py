@@ -1,0 +1,128 @@
+"""The applications of a fabric: who is there, and what has become of their jobs. Read from Redis alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .broker import Broker
+
+# A client gives a sign of life every 20 s and is forgotten after as long as this; who has handed in a job within that
+# time is there, too, even without a client of its own.
+_ACTIVE_MS = 120_000.0
+_MINUTE_MS = 60_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class AppView:
+    """An application: what the last of its clients told, and what has become of its jobs.
+
+    Attributes:
+        version: of SOLLOL in it. functions: version of its function library.
+        durability: when its jobs count as submitted. Each is "" when not known.
+        pid: of its process. metadata: whatever it shows beside its name, such as a version of its own.
+        is_live: whether a client of it lives; one that asks through a gateway has none.
+        seen: when it last gave a sign of life or a job, in seconds since the epoch; seen_seconds_ago: till now.
+        submitted, done, failed, cancelled: its jobs of the last while (7 days after the last one all is forgotten);
+            failed: all without an answer, save the cancelled.
+        per_minute: jobs in the last minute. tokens_in, tokens_out: of its answers.
+    """
+
+    name: str
+    host: str = ""
+    version: str = ""
+    functions: str = ""
+    durability: str = ""
+    pid: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    is_live: bool = True
+    seen: float = 0.0
+    seen_seconds_ago: float = 0.0
+    submitted: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    per_minute: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    @property
+    def own_version(self) -> str:
+        """The application's own version, where it tells one; "" = it does not."""
+        return str(self.metadata.get("version") or "")
+
+    @property
+    def error_rate(self) -> float:
+        """Of its jobs that have ended by themselves, the share without an answer."""
+        ended = self.done + self.failed
+        return round(self.failed / ended, 4) if ended else 0.0
+
+
+async def read_apps(broker: Broker, *, silent: bool = False) -> list[AppView]:
+    """All applications with a live client, or a job within the last two minutes, by name.
+
+    Args:
+        silent: also those of the last 7 days that are silent now.
+    """
+    keys, call = broker.keys, broker.link.call
+    seconds, micros = await call("TIME")
+    now = int(seconds) * 1000 + int(micros) / 1000
+    since = "-inf" if silent else f"{now - _ACTIVE_MS:.3f}"
+    flat = await call("ZRANGEBYSCORE", keys.apps, since, "+inf", "WITHSCORES")
+    seen = {name.decode(): float(at) for name, at in zip(flat[::2], flat[1::2], strict=True)}
+    rows = await asyncio.gather(
+        *(call("HGETALL", key) for name in seen for key in (keys.app(name), keys.usage(name)))
+    )
+    texts = [{k.decode(): v.decode() for k, v in zip(row[::2], row[1::2], strict=True)} for row in rows]
+    found = [
+        _app(name, told, counts, at, now)
+        for (name, at), told, counts in zip(seen.items(), texts[::2], texts[1::2], strict=True)
+        if told or "submitted" in counts
+    ]
+    return sorted(found, key=lambda view: view.name)
+
+
+def _app(name: str, told: Mapping[str, str], counts: Mapping[str, str], at: float, now: float) -> AppView:
+    def count(*names: str) -> int:
+        return sum(int(counts.get(each, 0)) for each in names)
+
+    return AppView(
+        name,
+        host=told.get("host", ""),
+        version=told.get("version", ""),
+        functions=told.get("functions", ""),
+        durability=told.get("durability", ""),
+        pid=told.get("pid", ""),
+        metadata=_metadata(told.get("metadata", "")),
+        is_live=bool(told),
+        seen=round(at / 1000, 3),
+        seen_seconds_ago=round(max(0.0, now - at) / 1000, 1),
+        submitted=count("submitted"),
+        done=count("done"),
+        failed=count("failed", "dead", "expired"),
+        cancelled=count("cancelled"),
+        per_minute=_per_minute(counts, now),
+        tokens_in=count("tokens_in"),
+        tokens_out=count("tokens_out"),
+    )
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _per_minute(counts: Mapping[str, str], now_ms: float) -> float:
+    """From whole minutes: what is left of the last one counts by its share."""
+    minute, part = divmod(now_ms / _MINUTE_MS, 1)
+    age = minute - int(counts.get("minute", -2))
+    this, last = int(counts.get("this", 0)), int(counts.get("last", 0))
+    if age == 0:
+        return round(this + last * (1 - part), 1)
+    return round(this * (1 - part), 1) if age == 1 else 0.0
