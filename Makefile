@@ -73,6 +73,10 @@ bench-routing: .venv/.dev-stamp ## compare routing policies: in virtual time, an
 bench-rpc: .venv/.dev-stamp ## measure groups of nodes: speed, forming, healing, memory estimates (2 minutes)
 	@exec $(BIN)/python -m benchmarks rpc
 
+.PHONY: bench-batch
+bench-batch: .venv/.dev-stamp ## measure batches: beside direct batching, a million items, who waits meanwhile (3 minutes)
+	@exec $(BIN)/python -m benchmarks batch $(ARGS)
+
 .PHONY: bench-gateway
 bench-gateway: .venv/.dev-stamp ## what the gateway adds, beside a bare proxy and (SOLLOL_LITELLM=program) LiteLLM's
 	@exec $(BIN)/python -m benchmarks gateway $(ARGS)

@@ -46,7 +46,20 @@ def main() -> int:
 
 
 def _benchmarks() -> dict[str, Callable[[float], Outcome]]:
-    from . import commands, drain, explained, gateway, latency, llama, rpc, scale, submits, takeover, unequal
+    from . import (
+        batch,
+        commands,
+        drain,
+        explained,
+        gateway,
+        latency,
+        llama,
+        rpc,
+        scale,
+        submits,
+        takeover,
+        unequal,
+    )
 
     return {
         "latency": latency.run,
@@ -58,6 +71,7 @@ def _benchmarks() -> dict[str, Callable[[float], Outcome]]:
         "unequal": unequal.run,
         "llama": llama.run,
         "takeover": takeover.run,
+        "batch": batch.run,
         "gateway": gateway.run,
         "rpc": rpc.run,
     }

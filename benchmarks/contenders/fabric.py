@@ -64,9 +64,10 @@ def connect(url: str) -> Fabric:
     return Fabric(url)
 
 
-def serve(url: str, backend: str = BACKEND, notes: str = "") -> None:
-    """See ContenderModule. With WITHOUT_NOTES, claims leave no reasons for `explain`."""
-    asyncio.run(_serve(url, backend, _without_notes() if notes == WITHOUT_NOTES else library()))
+def serve(url: str, backends: str = BACKEND, notes: str = "", slots: str = "") -> None:
+    """See ContenderModule. Backends are parted by blanks; with WITHOUT_NOTES, claims leave no reasons for `explain`."""
+    functions = _without_notes() if notes == WITHOUT_NOTES else library()
+    asyncio.run(_serve(url, backends.split(), functions, int(slots) if slots else None))
 
 
 def _without_notes() -> Library:
@@ -82,12 +83,11 @@ def _without_notes() -> Library:
     return build(code)
 
 
-async def _serve(url: str, backend: str, functions: Library) -> None:
+async def _serve(url: str, backends: list[str], functions: Library, slots: int | None) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    agent = Agent(
-        parse(url), WorkerConfig(node="bench"), [await connect_backend(backend)], functions=functions
-    )
+    connected = [await connect_backend(each) for each in backends]
+    agent = Agent(parse(url), WorkerConfig(node="bench", slots=slots), connected, functions=functions)
     await agent.start()
     print(READY, flush=True)
     await stop.wait()

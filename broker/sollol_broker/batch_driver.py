@@ -22,7 +22,7 @@ from .words import BatchState, JobKind
 log = logging.getLogger(__name__)
 
 # A driver that dies is missed after so long.
-LEASE_MS = 10_000
+LEASE_MS = 5_000
 # A driver that leaves work behind: somebody else may look after it at once; one that can do nothing: not so soon.
 _IDLE_DUE_MS = 30_000
 # Between two looks: the first after news, up to the last without any.
@@ -117,7 +117,11 @@ class BatchDriver:
                     continue
                 if standing.view.state.is_terminal:
                     return
-                if standing.drives and not self._keeps_watch and not did and self._can_do_nothing(standing):
+                if (
+                    not self._keeps_watch
+                    and not did
+                    and (not standing.drives or _has_nothing_to_do(standing))
+                ):
                     self._is_idle = True
                     return
                 is_news = did or standing.view != seen
@@ -154,10 +158,6 @@ class BatchDriver:
         self.failure = error
         if self.view is not None:
             self._on_change(self.view)
-
-    def _can_do_nothing(self, standing: Standing) -> bool:
-        """Whether only a reader or a feeder can move it on."""
-        return not standing.open and not standing.failed
 
     async def _move_on(self, standing: Standing) -> bool:
         """One step; whether there was something to do.
@@ -254,6 +254,11 @@ class BatchDriver:
         self._sent.add(chunk)
         for index in range(chunk.start, chunk.end):
             self._near.pop(index, None)
+
+
+def _has_nothing_to_do(standing: Standing) -> bool:
+    """Whether only a reader or a feeder can move it on."""
+    return not standing.open and not standing.failed
 
 
 def _halves(chunk: Chunk) -> tuple[Chunk, ...]:

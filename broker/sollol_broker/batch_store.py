@@ -199,10 +199,11 @@ class BatchStore:
         found = [await self.view(name.decode()) for name in names] if limit > 0 else []
         return [view for view in found if view is not None]
 
-    async def due(self, now_ms: float, limit: int = 32) -> list[str]:
+    async def due(self, limit: int) -> list[str]:
         """Unfinished batches that nobody drives."""
-        key = self._keys.batch_due
-        rows = await self.broker.link.call("ZRANGEBYSCORE", key, "-inf", f"{now_ms:.3f}", "LIMIT", 0, limit)
+        seconds, micros = await self.broker.link.call("TIME")
+        now, key = int(seconds) * 1000 + int(micros) / 1000, self._keys.batch_due
+        rows = await self.broker.link.call("ZRANGEBYSCORE", key, "-inf", f"{now:.3f}", "LIMIT", 0, limit)
         return [row.decode() for row in rows]
 
     async def ended_after(self, batch_id: str, entry_id: str, limit: int) -> list[tuple[str, EndedChunk]]:

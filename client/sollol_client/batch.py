@@ -250,7 +250,7 @@ class AsyncBatch:
 class _Face(Protocol):
     """What a Batch asks of its client."""
 
-    def run_there(self, work: Coroutine[Any, Any, T]) -> T: ...
+    def run_there(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T: ...
 
 
 class Batch:
@@ -290,11 +290,11 @@ class Batch:
 
     def refresh(self) -> BatchView:
         """Look now."""
-        return self._client.run_there(self._inner.refresh())
+        return self._client.run_there(self._inner.refresh)
 
     def wait(self, timeout: float | None = None) -> BatchState:
         """See `AsyncBatch.wait`."""
-        return self._client.run_there(self._inner.wait(timeout))
+        return self._client.run_there(lambda: self._inner.wait(timeout))
 
     def results(self, start: int = 0, limit: int | None = None, *, wait: bool = True) -> Iterator[BatchItem]:
         """The items in the order of the input; see `AsyncBatch.results`."""
@@ -306,15 +306,15 @@ class Batch:
 
     def errors(self) -> list[tuple[int, SollolError]]:
         """Index and error of each item that failed so far."""
-        return self._client.run_there(self._inner.errors())
+        return self._client.run_there(self._inner.errors)
 
     def cancel(self) -> bool:
         """End it: nothing of it starts any more, and what runs is stopped. False where it had ended."""
-        return self._client.run_there(self._inner.cancel())
+        return self._client.run_there(self._inner.cancel)
 
     def _items(self, make: Callable[[], AsyncIterator[list[BatchItem]]]) -> Iterator[BatchItem]:
         pages = make()
-        while (page := self._client.run_there(_next(pages))) is not None:
+        while (page := self._client.run_there(lambda: _next(pages))) is not None:
             yield from page
 
 

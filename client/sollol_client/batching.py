@@ -244,9 +244,9 @@ class Batching:
         """The latest batches, newest first."""
         return self._ask(lambda session: list_batches(session, limit))
 
-    def run_there(self, work: Coroutine[Any, Any, T]) -> T:
+    def run_there(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run something in the client's loop; for Batch."""
-        return self._ask(lambda session: work)
+        return self._ask(lambda session: work())
 
     def _ask(self, question: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
         raise NotImplementedError

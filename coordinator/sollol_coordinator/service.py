@@ -8,14 +8,12 @@ import logging
 import os
 import platform
 import secrets
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sollol_broker.broker import Broker
-from sollol_broker.child import ChildProcess, describe_exit, last_lines
 from sollol_broker.codec import unpack
 from sollol_broker.errors import InvalidJob, SollolError
 from sollol_broker.inbox import EntryFields, Inbox
@@ -26,6 +24,8 @@ from sollol_broker.url import parse
 from sollol_broker.version import VERSION
 from sollol_broker.words import Entry
 
+from .batch_steps import BatchSteps, RqSteps
+from .control_process import ControlProcess
 from .decide import Rules
 from .election import Election
 from .keeper import Keeper
@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 _INBOX_TTL_MS = 60_000
 _ATTEND_SECONDS = 15.0
 _MOST_WISH_BYTES = 4096
-_LOOK_SECONDS = 1.0
-_LONGEST_DELAY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class CoordinatorConfig:
 
 
 class Coordinator:
-    """One of several that stand for election; the leader rescues jobs and keeps groups."""
+    """One of several that stand for election; the leader rescues jobs, keeps groups, and moves batches on."""
 
     def __init__(self, config: CoordinatorConfig) -> None:
         self._config = config
@@ -96,7 +94,16 @@ class Coordinator:
         self._rescuer = Rescuer(self.broker, term=lambda: self.election.term, metrics=self.metrics)
         self._inbox = Inbox(self.broker, self.name, on_entry=self._on_entry)
         self._logs = Path(tempfile.mkdtemp(prefix="sollol-coordinator-"))
-        self._control: ChildProcess | None = None
+        self._forming = self._control("groups")
+        self._driving = self._control("batches")
+        self._steps_queue = RqSteps(self._url)
+        self._steps = BatchSteps(
+            self.broker,
+            self._steps_queue,
+            term=lambda: self.election.term,
+            # Most fabrics never need it: it starts with the first batch that is left behind.
+            on_work=self._driving.start,
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -109,29 +116,31 @@ class Coordinator:
         await self._attend()
         self.live.start()
         self._inbox.start()
-        self._start_control()
-        self._tasks = [asyncio.create_task(self._attend_loop()), asyncio.create_task(self._control_loop())]
+        self._forming.start()
+        self._tasks = [asyncio.create_task(self._attend_loop())]
         self.election.start()
         self._rescuer.start()
         self.keeper.start()
+        self._steps.start()
         log.info("coordinator %s has joined %s", self.name, self._url)
 
     async def stop(self) -> None:
         """Leave: another coordinator may lead at once. Groups go on while one does."""
+        await self._steps.stop()
         await self.keeper.stop()
         await self._rescuer.stop()
         await self.election.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._control is not None:
-            await asyncio.to_thread(self._control.stop, patience_seconds=3.0)
+        await asyncio.gather(self._forming.stop(), self._driving.stop())
         await self._inbox.stop()
         with contextlib.suppress(SollolError):
             await self.broker.drop_inbox(self.name)
         await self.live.stop()
         await self.broker.close()
         self._queue.close()
+        self._steps_queue.close()
         for path in self._logs.iterdir():
             path.unlink(missing_ok=True)
         self._logs.rmdir()
@@ -160,23 +169,6 @@ class Coordinator:
             with contextlib.suppress(SollolError):
                 await self._attend()
 
-    def _start_control(self) -> None:
-        """The process that runs control jobs; it ends with us, even when we are killed with -9."""
-        self._control = ChildProcess(
-            [sys.executable, "-m", "sollol_coordinator.control_worker"],
-            environment={**self._config.environ, "SOLLOL_REDIS_URL": self._config.redis_url},
-            log=self._logs / "control.log",
-        )
-
-    async def _control_loop(self) -> None:
-        delay = _LOOK_SECONDS
-        while True:
-            await asyncio.sleep(delay)
-            assert self._control is not None  # noqa: S101  # it is started first
-            if (status := self._control.poll()) is None:
-                delay = _LOOK_SECONDS
-                continue
-            said = last_lines(self._logs / "control.log", 3)
-            log.error("the process for control jobs ended (%s): %s", describe_exit(status), said)
-            delay = min(_LONGEST_DELAY_SECONDS, 2 * delay)
-            self._start_control()
+    def _control(self, queue: str) -> ControlProcess:
+        environment = {**self._config.environ, "SOLLOL_REDIS_URL": self._config.redis_url}
+        return ControlProcess(queue, environment=environment, log_file=self._logs / f"{queue}.log")
