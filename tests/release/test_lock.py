@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 _ROOT = Path(__file__).parents[2]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
 # What only those need who work on SOLLOL itself.
-_NOT_LOCKED = {"dev", "conformance", "bench", "release"}
+_NOT_LOCKED = {"dev", "conformance", "bench", "docs", "release"}
 _PINNED = re.compile(
     r"^([\w.-]+)==(\S+)(?: ; [^\n]*)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.M
 )
