@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from .keys import Keys
+from .keys import Keys, old_gpu_report
 from .library import source
 
 
@@ -143,6 +143,8 @@ def inside_functions() -> set[str]:
 def patterns(role: Role, keys: Keys) -> list[str]:
     """The keys that a role other than ADMIN may touch, as ACL SETUSER takes them."""
     found = [] if role is Role.DASHBOARD else [f"~{keys.prefix}"]  # each FCALL names the prefix
+    if role is Role.WORKER:
+        found.append(f"%R~{old_gpu_report('*')}")
     for family, rights in FAMILIES.items():
         if rights[role] != "-":
             mark = "~" if rights[role] == "rw" else "%R~"

@@ -337,6 +337,11 @@ _PERMANENT = (
 )
 
 
+def old_gpu_report(place: str) -> str:
+    """string, of SOLLOL 0.9's reporters, outside of every fabric: the GPUs of the machine of an Ollama, HOST:PORT."""
+    return f"sollol:gpu:{place}"
+
+
 def is_permanent(key: str) -> bool:
     """Whether `key` may lack a TTL: it is one of the few that live for ever, a queue with jobs, or a list of RQ's."""
     _, _, rest = key.partition("}:")

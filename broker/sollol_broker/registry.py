@@ -29,6 +29,8 @@ class WorkerView:
             listens) and too_large (models that its machine has not the memory for, by MiB) of each LLM server.
         functions: version of its function library. durability: when its answers count as given; "" = not known.
         clock_ahead_seconds: of its machine's clock against Redis', at its last advert; None = it does not tell.
+        elsewhere: the host on which its backends stand; "" = beside it. kind: "worker", or "reporter": it takes no jobs
+            and only tells of the hardware.
     """
 
     id: str
@@ -44,6 +46,8 @@ class WorkerView:
     functions: str = ""
     durability: str = ""
     clock_ahead_seconds: float | None = None
+    elsewhere: str = ""
+    kind: str = "worker"
 
     def short_mib(self, model: str) -> int:
         """By how many MiB its machine's memory is too small for a model that it has on disk; 0 = it is not."""
@@ -59,6 +63,7 @@ class NodeView:
         finished: jobs it has ended, by state. busy_seconds: slot time it has spent on them.
         controls: what an operator has set for it.
         llama: what it could bring into a group: build, rpc_version, address, files and lent_to; {} = nothing.
+        addresses: under which others reach it.
     """
 
     name: str
@@ -70,6 +75,12 @@ class NodeView:
     busy_seconds: float = 0.0
     controls: Controls = field(default_factory=Controls)
     llama: dict[str, Any] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody on the machine itself tells of its hardware."""
+        return any(not worker.elsewhere for worker in self.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +175,7 @@ class Registry:
                 busy_seconds=round(float(tally.get("busy_ms", 0)) / 1000, 3),
                 controls=controls[name],
                 llama=json.loads(h.get("llama", "{}")),
+                addresses=tuple(json.loads(h.get("addresses", "[]"))),
             )
             for (name, workers), h, tally in zip(by_node.items(), hashes, tallies, strict=True)
         ]
@@ -295,6 +307,8 @@ class Registry:
             down = [backend["down"] for backend in worker.backends if backend["down"]]
             if worker.state != "up" or controls[worker.node].is_closed:
                 why = f"it is {controls[worker.node].state if worker.state == 'up' else worker.state}"
+            elif worker.kind == "reporter":
+                why = "only a reporter runs there, no worker"
             elif wanted in worker.models:
                 why = "it serves the model, but does not fit what the job requires"
             elif denied := controls[worker.node].forbids(wanted):
@@ -368,6 +382,8 @@ def _worker(h: Mapping[str, str], now_ms: float) -> WorkerView:
         functions=h.get("functions", ""),
         durability=h.get("durability", ""),
         clock_ahead_seconds=round((float(h["clock"]) - float(h["seen"])) / 1000, 3) if "clock" in h else None,
+        elsewhere=h.get("elsewhere", ""),
+        kind=h.get("kind", "worker"),
     )
 
 

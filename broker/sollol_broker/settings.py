@@ -90,6 +90,7 @@ SETTINGS: Final = (
     Setting("worker", "model", "list", "none", "GGUF files to start a llama-server for, [NAME=]FILE.gguf."),
     Setting("worker", "models_dir", "list", "none", "Directories of GGUF files for groups of nodes."),
     Setting("worker", "no_search", "yes/no", "no", "Serve nothing that is not named."),
+    Setting("worker", "report_only", "yes/no", "no", "Take no jobs, only tell of the hardware."),
     Setting("worker", "ram", "whole", "all of it", "MiB of main memory that models may use."),
     Setting("worker", "vram", "whole", "all of it", "MiB of the GPUs' memory that models may use."),
     Setting("worker", "address", "text", "from which Redis is reached", "Where others of a group reach us."),

@@ -49,7 +49,8 @@ def plan(
 ) -> tuple[list[Adopted], dict[str, str]]:
     """Who gets a worker, and by which node the others are served already, by their URLs. Pure.
 
-    One worker, and one node, for each host; what a live worker fronts is left to it, so a second time nothing is done.
+    One worker, and one node, for each host: named as the reporter on it names it, else by its address. What a live
+    worker fronts is left to it, so a second time nothing is done.
 
     Args:
         own: addresses of this machine. own_host: its name.
@@ -64,8 +65,9 @@ def plan(
             served[each.url] = node
         else:
             hosts.setdefault("" if is_own else each.host, []).append(_PREFIXES[each.kind] + each.url)
-    own_node = own_host.split(".")[0] or "node"
-    return [Adopted(host or own_node, host, tuple(urls)) for host, urls in hosts.items()], served
+    names = {"": own_host.split(".")[0] or "node"}
+    names |= {address: node.name for node in nodes if node.is_watched for address in node.addresses}
+    return [Adopted(names.get(host, host), host, tuple(urls)) for host, urls in hosts.items()], served
 
 
 def _who_fronts(found: Found, nodes: Sequence[NodeView], *, is_own: bool, own_host: str) -> str:
@@ -78,7 +80,11 @@ def _who_fronts(found: Found, nodes: Sequence[NodeView], *, is_own: bool, own_ho
                 # A worker beside its server knows it by loopback, and tells where else that listens.
                 is_here = is_own and node.host == own_host
                 is_same = is_here if is_loopback(parts.hostname) else parts.hostname == found.host
-                if is_same or found.host in backend.get("open", ()):
+                opened = backend.get("open", ())
+                is_open = found.host in opened or (
+                    found.host in node.addresses and ("0.0.0.0" in opened or "::" in opened)  # noqa: S104
+                )
+                if is_same or is_open:
                     return node.name
     return ""
 

@@ -11,11 +11,13 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Literal
 
 from sollol_broker.broker import Advertised, Broker
 from sollol_broker.claim_rule import Share, together
 from sollol_broker.controls import Controls
 from sollol_broker.errors import SollolError
+from sollol_broker.listeners import own_addresses
 from sollol_broker.series import Gauge
 from sollol_broker.version import VERSION
 
@@ -23,6 +25,7 @@ from .backends.protocol import ModelInfo
 from .config import WorkerConfig
 from .controls import advertised as as_controlled
 from .controls import labelled
+from .elsewhere import Elsewhere, Told
 from .figures import Figures
 from .hardware import Hardware, HardwareReader
 from .lane import Lane
@@ -44,6 +47,7 @@ class Advertiser:
         on_change: called after each refresh: there may be more to claim now.
         more_of_node: more fields of the node's advert.
         figures: what is counted meanwhile; each advert tells of it.
+        kind: what we are; a reporter takes no jobs.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Advertiser:
         on_change: Callable[[], None],
         more_of_node: Callable[[], Mapping[str, str]] = dict,
         figures: Figures | None = None,
+        kind: Literal["worker", "reporter"] = "worker",
     ) -> None:
         self._broker = broker
         self._worker = worker
@@ -68,6 +73,9 @@ class Advertiser:
         self._on_change = on_change
         self._more_of_node = more_of_node
         self._figures = figures or Figures(is_on=False)
+        self._kind = kind
+        self._elsewhere = Elsewhere(broker, config.elsewhere, [lane.backend.url for lane in lanes])
+        self._told = Told()
         self._paces = PaceStore(broker, config.node)
         self._started = time.time()
         self._advertised_at = -math.inf
@@ -117,8 +125,12 @@ class Advertiser:
     async def _look(self) -> None:
         """Ask the backends and the machine how they are."""
         await asyncio.gather(*(lane.refresh() for lane in self._lanes))
-        if not self._config.elsewhere:
+        if self._config.elsewhere:
+            self._told = await self._elsewhere.ask()
+            self.last_hardware = self._told.hardware
+        else:
             self.last_hardware = await asyncio.to_thread(self._hardware.read)
+        if self.last_hardware is not None:
             for lane in self._lanes:
                 lane.note_hardware(self.last_hardware)
         await self._paces.read(self._lanes)
@@ -134,24 +146,28 @@ class Advertiser:
         return Advertised(advertised.new_inbox or again.new_inbox, again.controls)
 
     async def _write(self) -> Advertised:
-        hardware = self.last_hardware.as_dict() if self.last_hardware is not None else {}
         advertised = await self._broker.advertise(
             self._worker,
             self._config.node,
             ttl_ms=round(self._config.advertise_seconds * _ADVERTS_PER_TTL * 1000),
             worker_fields=self._worker_fields(),
-            node_fields={
-                "host": self._config.elsewhere or platform.node(),
-                "os": "" if self._config.elsewhere else f"{platform.system()} {platform.machine()}",
-                "hardware": json.dumps(hardware),
-                **self._more_of_node(),
-            },
+            node_fields={**self._node_fields(), **self._more_of_node()},
             models={} if self._draining else as_controlled(self.controls, self._shares()),
             counted=self._figures.tell(self._gauges()),
         )
         self._figures.told(advertised.taken)
         self._figures.set_clock(advertised.now_ms)
         return advertised
+
+    def _node_fields(self) -> dict[str, str]:
+        if self._config.elsewhere:
+            return self._told.node_fields(self._config.elsewhere, self._config.node)
+        return {
+            "host": platform.node(),
+            "os": f"{platform.system()} {platform.machine()}",
+            "hardware": json.dumps(self.last_hardware.as_dict() if self.last_hardware is not None else {}),
+            "addresses": json.dumps(own_addresses()),
+        }
 
     async def _loop(self) -> None:
         while True:
@@ -201,6 +217,8 @@ class Advertiser:
 
     def _worker_fields(self) -> dict[str, str]:
         return {
+            "kind": self._kind,
+            "elsewhere": self._config.elsewhere,
             "version": VERSION,
             "functions": self._broker.functions.version,
             "started": f"{self._started:.0f}",

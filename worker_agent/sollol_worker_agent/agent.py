@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 from collections.abc import Sequence
 
 from sollol_broker.broker import Broker, Lease
@@ -13,7 +12,6 @@ from sollol_broker.inbox import EntryFields, Inbox
 from sollol_broker.library import Library
 from sollol_broker.link import LinkConfig
 from sollol_broker.live_log import LiveLog
-from sollol_broker.names import key_part
 from sollol_broker.url import BrokerUrl
 from sollol_broker.words import Entry
 
@@ -27,6 +25,7 @@ from .heartbeat import Heartbeat
 from .lane import Lane
 from .lending import Lending
 from .librarian import Librarian
+from .names import worker_name
 from .pull import Puller
 from .reaper import Reaper
 from .rpc.desk import GroupSettings, OrderDesk
@@ -63,8 +62,8 @@ class Agent:
         groups: GroupSettings | None = None,
     ) -> None:
         self.config = config
-        self.worker = f"{key_part(config.node)[:48]}.{secrets.token_hex(4)}"
-        self.lanes = [Lane(backend, fixed_slots=config.slots) for backend in backends]
+        self.worker = worker_name(config.node)
+        self.lanes = [self._lane(backend) for backend in backends]
         self._url = url
         self._functions = functions
         self.broker = self._new_broker()
@@ -138,7 +137,7 @@ class Agent:
 
     def add_backend(self, backend: Backend) -> None:
         """Front one more LLM server; the next advert tells of it."""
-        self.lanes.append(Lane(backend, fixed_slots=self.config.slots))
+        self.lanes.append(self._lane(backend))
 
     def hurry(self) -> None:
         """While it stops: wait for running jobs no longer, hand them back now."""
@@ -197,6 +196,10 @@ class Agent:
             config=LinkConfig(patience_seconds=_PATIENCE_SECONDS),
             functions=self._functions,
         )
+
+    def _lane(self, backend: Backend) -> Lane:
+        is_here = True if self.config.elsewhere else None
+        return Lane(backend, fixed_slots=self.config.slots, is_here=is_here)
 
     def _leases(self) -> dict[Lease, float]:
         return {running.lease: running.asked_at for running in list(self._puller.running.values())}

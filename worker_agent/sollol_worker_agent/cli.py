@@ -31,6 +31,7 @@ from .hardware import HardwareReader
 from .hardware.limits import Limits
 from .model_files import ModelFiles
 from .own_servers import OwnModel, OwnServers, too_large
+from .reporter import Reporter
 from .rpc.desk import GroupSettings
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Options:
     searches: bool
     address: str
     limits: Limits
+    only_reports: bool
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -77,6 +79,9 @@ class Options:
               "repeated. Ollama's store is looked through anyway.")  # fmt: skip
 @click.option("--no-search", is_flag=True,
               help="Without --backend and --model: serve nothing, and only take part in groups of nodes.")  # fmt: skip
+@click.option("--report-only", is_flag=True,
+              help="Take no jobs: only tell the fabric of this machine's hardware, for a worker elsewhere that fronts "
+              "its LLM server.")  # fmt: skip
 @click.option("--ram", "ram_mib", type=click.IntRange(min=0), metavar="MIB",
               help="Main memory that models may use at most.")  # fmt: skip
 @click.option("--vram", "vram_mib", type=click.IntRange(min=0), metavar="MIB",
@@ -110,6 +115,7 @@ def main(
     models: tuple[str, ...],
     directories: tuple[Path, ...],
     no_search: bool,
+    report_only: bool,
     ram_mib: int | None,
     vram_mib: int | None,
     address: str,
@@ -163,6 +169,7 @@ def main(
             searches=not (backends or models or no_search),
             address=address,
             limits=Limits(vram_mib=vram_mib, ram_mib=ram_mib),
+            only_reports=report_only,
         )
         asyncio.run(_run(options))
     except BrokerUnavailable as error:
@@ -174,6 +181,9 @@ def main(
 async def _run(options: Options) -> None:
     stopping = _Stop()
     hardware = HardwareReader(limits=options.limits)
+    if options.only_reports:
+        await _report(options, hardware, stopping)
+        return
     large = too_large(options.models, await asyncio.to_thread(hardware.read))
     for model in large:
         log.info("%s is too large for this machine: a group of nodes may serve it", model.shown_name)
@@ -219,6 +229,21 @@ async def _run(options: Options) -> None:
         pass
     finally:
         await servers.stop()
+
+
+async def _report(options: Options, hardware: HardwareReader, stopping: _Stop) -> None:
+    if options.backends or options.models or options.config.elsewhere:
+        raise ValueError(
+            "--report-only takes no jobs, so --backend, --model and --elsewhere have no meaning with it"
+        )
+    reporter = Reporter(options.url, options.config, hardware=hardware)
+    try:
+        await stopping.unless(reporter.start())
+        await stopping.first.wait()
+    except _Stopped:
+        pass
+    finally:
+        await reporter.stop()
 
 
 def _is_wanted(option: str, *, rather_than: str) -> bool:

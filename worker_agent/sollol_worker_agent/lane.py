@@ -41,6 +41,7 @@ class Lane:
 
     Args:
         fixed_slots: jobs at once, whatever the backend says; None = as it says.
+        is_here: whether the hardware that is noted is that of the backend's machine; None = by its URL.
         clock: monotonic seconds. wall_clock: seconds since 1970; what is learned ages by it.
 
     Attributes:
@@ -60,6 +61,7 @@ class Lane:
         backend: Backend,
         fixed_slots: int | None = None,
         *,
+        is_here: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -71,7 +73,7 @@ class Lane:
         self.models: dict[str, ModelInfo] = {}
         self.too_large: dict[str, int] = {}
         self._told: dict[str, ModelInfo] = {}
-        self._is_here = urlsplit(backend.url).hostname in _THIS_MACHINE
+        self._is_here = urlsplit(backend.url).hostname in _THIS_MACHINE if is_here is None else is_here
         self.down_because = ""
         self.health = Health()
         self.is_outdated = False

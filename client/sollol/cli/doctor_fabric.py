@@ -208,6 +208,8 @@ def check_queues(facts: Facts) -> Iterator[Finding]:
 
 
 def _lacks(worker: WorkerView) -> Iterator[Finding]:
+    if worker.kind == "reporter":
+        return
     if not worker.backends:
         yield warning(
             "backends.none",

@@ -173,9 +173,9 @@ def _row(node: NodeView) -> list[str | Cell]:
     seen_ms = min(worker.seen_ms_ago for worker in node.workers)
     return [
         Cell(node.name, "bold"),
-        str(len(node.workers)),
+        str(sum(worker.kind == "worker" for worker in node.workers)),
         _state(node),
-        Cell(f"{busy}/{slots}", "yellow" if busy >= slots else ""),
+        Cell(f"{busy}/{slots}", "yellow" if 0 < slots <= busy else ""),
         _models(node),
         _memory(hardware.get("vram_free_mib", 0), hardware.get("vram_total_mib", 0)),
         _memory(hardware.get("ram_available_mib", 0), hardware.get("ram_total_mib", 0)),
@@ -185,7 +185,7 @@ def _row(node: NodeView) -> list[str | Cell]:
 
 
 def _state(node: NodeView) -> Cell:
-    """1. no sign of life, 2. a backend is down, 3. closed by an operator, 4. stopping, 5. up."""
+    """1. no sign of life, 2. a backend is down, 3. closed by an operator, 4. stopping, 5. no worker, 6. up."""
     if min(worker.seen_ms_ago for worker in node.workers) > _SILENT_MS:  # 1
         return Cell("silent", "red")
     backends = [backend for worker in node.workers for backend in worker.backends]
@@ -197,7 +197,9 @@ def _state(node: NodeView) -> Cell:
         return Cell("drained" if is_empty else node.controls.state, "yellow")
     if all(worker.state == "draining" for worker in node.workers):  # 4
         return Cell("stopping", "yellow")
-    return Cell("up", "green")  # 5
+    if all(worker.kind == "reporter" for worker in node.workers):  # 5
+        return Cell("reporting", "dim")
+    return Cell("up", "green")  # 6
 
 
 def _models(node: NodeView) -> str:
