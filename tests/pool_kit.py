@@ -18,10 +18,10 @@ SAID = "the quick brown fox jumps over the lazy dog"
 
 
 @contextmanager
-def ollamas(count: int = 1) -> Iterator[list[OllamaDouble]]:
-    """So many servers, each with `MODELS`."""
+def ollamas(count: int = 1, *, parallel: int = 1) -> Iterator[list[OllamaDouble]]:
+    """So many servers, each with `MODELS` and so many slots."""
     with thread_loop() as there:
-        servers = [OllamaDouble(models=MODELS) for _ in range(count)]
+        servers = [OllamaDouble(models=MODELS, parallel=parallel) for _ in range(count)]
         try:
             for server in servers:
                 there.run(server.__aenter__())

@@ -26,7 +26,13 @@ from waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for setting in ("SOLLOL_REDIS_URL", "SOLLOL_APP_NAME", "OLLAMA_HOST", "OLLAMA_NODES"):
+    for setting in (
+        "SOLLOL_REDIS_URL",
+        "SOLLOL_APP_NAME",
+        "OLLAMA_HOST",
+        "OLLAMA_NODES",
+        "OLLAMA_NUM_PARALLEL",
+    ):
         monkeypatch.delenv(setting, raising=False)
 
 
@@ -424,3 +430,22 @@ def test_a_node_that_hangs_does_not_keep_the_others_waiting(two: list[OllamaDoub
             assert len(pool.nodes) == 2
             pool.remove_node(*silent.split(":"))  # type: ignore[arg-type]  # a port may be text
             assert [node["port"] for node in pool.nodes] == [address(two[0])["port"]]
+
+
+@pytest.mark.parametrize("told_by", ["nodes", "OLLAMA_NUM_PARALLEL"])
+async def test_a_node_gets_as_many_requests_at_once_as_it_has_slots(
+    told_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if told_by != "nodes":
+        monkeypatch.setenv(told_by, "3")
+    with ollamas(parallel=5) as [server]:
+        node = {**address(server), **({"slots": 3} if told_by == "nodes" else {})}
+        async with OllamaPool(nodes=[node]) as pool:
+            asked = [asyncio.create_task(pool.chat_async("endless", HI)) for _ in range(5)]
+            await wait_until(
+                lambda: server.seen.generating == 3, timeout=30, what="three of them to be worked on"
+            )
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+    assert server.seen.most_generating == 3

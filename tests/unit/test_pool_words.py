@@ -51,6 +51,12 @@ def test_a_node_is_told_in_many_ways(given: Any, url: str, name: str, priority: 
     assert NodeAddress.of(address) is address
 
 
+def test_a_node_s_slots_are_told_where_they_were_given() -> None:
+    node = {"host": "gpu-1", "port": 11434, "priority": 5, "slots": 4}
+    assert NodeAddress.of(node).as_dict() == node
+    assert NodeAddress.of("gpu-1").as_dict() == {"host": "gpu-1", "port": 11434, "priority": 5}
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -61,6 +67,8 @@ def test_a_node_is_told_in_many_ways(given: Any, url: str, name: str, priority: 
         {"host": "a", "port": 70000},
         {"host": "a", "priority": 11},
         {"host": "a", "priority": True},
+        {"host": "a", "slots": 0},
+        {"host": "a", "slots": "4"},
         "ftp://a",
         "a:b",
         "a b",

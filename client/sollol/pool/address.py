@@ -21,12 +21,14 @@ class NodeAddress:
 
     Attributes:
         priority: 0-10, usually 5: how readily it gets jobs that other nodes could do as well.
+        slots: requests that it works on at once (OLLAMA_NUM_PARALLEL); None = as it says, and Ollama says nothing: 1.
     """
 
     host: str
     port: int = DEFAULT_PORT
     priority: int = USUAL_PRIORITY
     scheme: str = "http"
+    slots: int | None = None
 
     @property
     def name(self) -> str:
@@ -45,11 +47,12 @@ class NodeAddress:
 
     def as_dict(self) -> dict[str, Any]:
         """As `nodes=` takes it."""
-        return {"host": self.host, "port": self.port, "priority": self.priority}
+        found = {"host": self.host, "port": self.port, "priority": self.priority}
+        return found if self.slots is None else {**found, "slots": self.slots}
 
     @classmethod
     def of(cls, given: Any) -> NodeAddress:
-        """From {"host", "port", "priority"}, {"url"}, "host", "host:port" or a URL.
+        """From {"host", "port", "priority", "slots"}, {"url"}, "host", "host:port" or a URL.
 
         Raises:
             InvalidJob: it is none of them.
@@ -57,16 +60,17 @@ class NodeAddress:
         if isinstance(given, NodeAddress):
             return given
         if isinstance(given, str):
-            return cls._read(given, None, USUAL_PRIORITY)
+            return cls._read(given, None, USUAL_PRIORITY, None)
         if not isinstance(given, Mapping) or not (given.get("host") or given.get("url")):
             raise InvalidJob(
                 f"nodes: a node is {{'host': …, 'port': …}} or 'host:port', got {given!r}", field="nodes"
             )
         where = str(given.get("url") or given["host"])
-        return cls._read(where, given.get("port"), given.get("priority", USUAL_PRIORITY))
+        priority = given.get("priority", USUAL_PRIORITY)
+        return cls._read(where, given.get("port"), priority, given.get("slots"))
 
     @classmethod
-    def _read(cls, where: str, port: Any, priority: Any) -> NodeAddress:
+    def _read(cls, where: str, port: Any, priority: Any, slots: Any) -> NodeAddress:
         # A bare IPv6 address has colons of its own.
         text = f"[{where}]" if where.count(":") > 1 and "://" not in where and "[" not in where else where
         parts = urlsplit(text if "://" in text else f"http://{text}")
@@ -82,7 +86,9 @@ class NodeAddress:
             raise InvalidJob(f"nodes: {where!r} is no address such as gpu-1 or 10.0.0.5:11434", field="nodes")
         if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 10:
             raise InvalidJob(f"nodes: the priority of {where} is 0 to 10, got {priority!r}", field="nodes")
-        return cls(check_name(parts.hostname, "nodes"), number, priority, parts.scheme)
+        if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
+            raise InvalidJob(f"nodes: the slots of {where} are 1 or more, got {slots!r}", field="nodes")
+        return cls(check_name(parts.hostname, "nodes"), number, priority, parts.scheme, slots)
 
 
 def node_addresses(given: Iterable[Any]) -> tuple[NodeAddress, ...]:

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 _WATCH_SECONDS = 1.0
 # A node that hangs joins when it answers; the others must not wait for it.
 _JOIN_SECONDS = 2.0
+# But without any node the first call would fail, and on a busy machine a worker takes seconds to start.
+_FIRST_SECONDS = 15.0
 
 
 class EmbeddedFabric:
@@ -127,6 +129,10 @@ class EmbeddedFabric:
         self._joining |= tasks
         if tasks:
             done, _ = await asyncio.wait(tasks.values(), timeout=_JOIN_SECONDS)
+            if not self._agents:
+                done, _ = await asyncio.wait(
+                    tasks.values(), timeout=_FIRST_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
             for task in done:
                 task.result()
 
@@ -139,7 +145,11 @@ class EmbeddedFabric:
                 f"a pool without a Redis runs workers of its own, which need {error.name}: pip install "
                 "'sollol[local]', or give the fabric's Redis in SOLLOL_REDIS_URL"
             ) from error
-        config = WorkerConfig(node=node.name, elsewhere="" if node.is_here else node.host)
+        config = WorkerConfig(
+            node=node.name,
+            elsewhere="" if node.is_here else node.host,
+            slots=node.slots or _usual_slots(node),
+        )
         backend = await _backend(node)
         agent = Agent(parse(self.url), config, [backend])
         try:
@@ -189,6 +199,12 @@ async def _backend(node: NodeAddress) -> Backend:
         return await connect(node.url, os.environ.get("SOLLOL_BACKEND_API_KEY"))
     except BackendError:
         return OllamaBackend(node.url, os.environ.get("SOLLOL_BACKEND_API_KEY"))
+
+
+def _usual_slots(node: NodeAddress) -> int | None:
+    """As Ollama itself is told on this machine; it cannot be asked."""
+    told = os.environ.get("OLLAMA_NUM_PARALLEL", "") if node.is_here else ""
+    return int(told) if told.isascii() and told.isdigit() and int(told) > 0 else None
 
 
 async def _cancel_all() -> None:

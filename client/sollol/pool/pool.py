@@ -257,13 +257,16 @@ class OllamaPool:
             return [node.as_dict() for node in self._fabric.nodes.values()]
         return [{"host": node.name, "port": 0, "priority": node.controls.priority} for node in client.nodes()]
 
-    def add_node(self, host: str, port: int = DEFAULT_PORT, priority: int = 5) -> None:
+    def add_node(
+        self, host: str, port: int = DEFAULT_PORT, priority: int = 5, slots: int | None = None
+    ) -> None:
         """Add an Ollama server, for all pools that share this one's embedded fabric.
 
         Raises:
             InvalidJob: it is no address, or the pool uses a fabric with workers of its own.
         """
-        self._own_fabric("add_node").add(NodeAddress.of({"host": host, "port": port, "priority": priority}))
+        node = {"host": host, "port": port, "priority": priority, "slots": slots}
+        self._own_fabric("add_node").add(NodeAddress.of(node))
 
     def remove_node(self, host: str, port: int = DEFAULT_PORT) -> None:
         """Take an Ollama server out; what runs there goes to others. One that is not there is no error.
