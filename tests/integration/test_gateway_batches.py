@@ -203,7 +203,7 @@ async def test_a_gateway_that_is_killed_leaves_its_batches_to_another(redis_url:
     ]
     async with (
         OllamaDouble([CHAT_MODEL, EMBED_MODEL], parallel=4) as ollama,
-        worker(redis_url, ollama.url, slots=4),
+        worker(redis_url, ollama.url, slots=4, lease_seconds=20),
         listener() as (url, heard),
     ):
         ollama.tokens_may_flow.clear()

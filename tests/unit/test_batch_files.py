@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from sollol.batch.items import Item, Source, survey
 from sollol.batch.outputs import Row, check_output, errors_of, open_output, part_of
-from sollol.batch.state import Asked, State, check_same, read_state, write_state
+from sollol.batch.state import Asked, State, check_same, locked, new_state, read_state, write_state
+from sollol_broker.batch_record import check_batch_id
 from sollol_broker.errors import InvalidJob
 from sollol_broker.words import JobKind
 
@@ -89,11 +91,14 @@ def source(tmp_path: Path) -> Source:
     return survey(_file(tmp_path, "in.jsonl", "\n".join(lines)), JobKind.EMBED)
 
 
+def _row(index: int, vector: list[float] | None) -> Row:
+    if vector is None:
+        return Row(index, f"n{index}", error=ERROR)
+    return Row(index, f"n{index}", struct.pack(f"<{len(vector)}f", *vector))
+
+
 def _rows(start: int, *vectors: list[float] | None) -> list[Row]:
-    return [
-        Row(start + n, f"n{start + n}", vector, error=None if vector else ERROR)
-        for n, vector in enumerate(vectors)
-    ]
+    return [_row(start + n, vector) for n, vector in enumerate(vectors)]
 
 
 FIVE = [None, [1.0, 2.0], [3.0, 4.5], None, [5.0, 6.0]]
@@ -179,11 +184,11 @@ ASKED = Asked("embed", "m", "d" * 64, 5, {"options": {"seed": 1}})
 def test_a_state_names_the_batch_to_go_on_with(tmp_path: Path) -> None:
     path = tmp_path / "out.npy"
     assert read_state(path) is None
-    state = State(ASKED, ASKED.batch_id(0), 0)
+    state = new_state(ASKED, 0)
+    assert check_batch_id(state.batch) != new_state(ASKED, 0).batch
     write_state(path, state)
     assert read_state(path) == state
     check_same(path, state, ASKED)
-    assert ASKED.batch_id(0) == Asked(**{**_fields(ASKED), "more": {"options": {"seed": 1}}}).batch_id(0)
     (tmp_path / "out.npy.state").write_text("{}")
     with pytest.raises(InvalidJob, match="--fresh"):
         read_state(path)
@@ -201,10 +206,18 @@ def test_another_question_does_not_go_on_in_the_same_file(
     tmp_path: Path, changed: dict[str, Any], told: str
 ) -> None:
     other = Asked(**{**_fields(ASKED), **changed})
-    assert other.batch_id(0) != ASKED.batch_id(0)
     with pytest.raises(InvalidJob, match=told):
         check_same(tmp_path / "out.npy", State(ASKED, "b", 0), other)
 
 
 def _fields(asked: Asked) -> dict[str, Any]:
     return {name: getattr(asked, name) for name in ("kind", "model", "digest", "count", "more")}
+
+
+def test_two_runs_do_not_write_to_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.npy"
+    with locked(path), pytest.raises(InvalidJob, match="another run"), locked(path):
+        pass
+    with locked(path):
+        pass
+    assert list(tmp_path.iterdir()) == []

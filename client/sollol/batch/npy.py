@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import re
 import struct
-import sys
-from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -55,8 +53,8 @@ class NpyFile:
         self._missing = 0
         self._cut(self.rows)
 
-    def append(self, vectors: Sequence[Sequence[float] | None]) -> None:
-        """Add rows; None becomes a row of NaN.
+    def append(self, vectors: Sequence[bytes | None]) -> None:
+        """Add rows of float32 in little-endian order; None becomes a row of NaN.
 
         Raises:
             ValueError: a vector has another length than those before.
@@ -67,11 +65,7 @@ class NpyFile:
             else:
                 self._add(vector)
         self._file.flush()
-
-    def cut(self, rows: int) -> None:
-        """Keep only so many rows."""
-        if rows < self.rows:
-            self._cut(rows)
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Write how many rows there are, and see that all is on the disk."""
@@ -83,22 +77,19 @@ class NpyFile:
         os.fsync(self._file.fileno())
         self._file.close()
 
-    def _add(self, vector: Sequence[float] | None) -> None:
+    def _add(self, vector: bytes | None) -> None:
         if vector is not None and not self.width:
-            self.width = len(vector)
-            self._file.write(header(0, self.width))
-            self._write([_NAN] * self.width * self._missing)
+            self.width = len(vector) // 4
+            self._file.write(header(0, self.width) + self._nan * self._missing)
             self.rows, self._missing = self._missing, 0
-        if vector is not None and len(vector) != self.width:
-            raise ValueError(f"a vector has {len(vector)} numbers, those before {self.width}")
-        self._write([_NAN] * self.width if vector is None else vector)
+        if vector is not None and len(vector) != 4 * self.width:
+            raise ValueError(f"a vector has {len(vector) // 4} numbers, those before {self.width}")
+        self._file.write(self._nan if vector is None else vector)
         self.rows += 1
 
-    def _write(self, numbers: Sequence[float]) -> None:
-        flat = array("f", numbers)
-        if sys.byteorder == "big":
-            flat.byteswap()
-        self._file.write(flat.tobytes())
+    @property
+    def _nan(self) -> bytes:
+        return struct.pack("<f", _NAN) * self.width
 
     def _cut(self, rows: int) -> None:
         self.rows = rows

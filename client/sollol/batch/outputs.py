@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +26,13 @@ class Row:
     """What became of one item.
 
     Attributes:
-        vector: of a text. fields: of an answer. error: why there is neither, as `errors.to_wire` tells it.
+        vector: of a text: float32, little-endian. fields: of an answer.
+        error: why there is neither, as `errors.to_wire` tells it.
     """
 
     index: int
     id: str | int | None = None
-    vector: Sequence[float] | None = None
+    vector: bytes | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     error: Mapping[str, Any] | None = None
 
@@ -42,7 +44,7 @@ class Row:
         if self.error is not None:
             return {**told, **self.error}
         if self.vector is not None:
-            told["embedding"] = list(self.vector)
+            told["embedding"] = list(struct.unpack(f"<{len(self.vector) // 4}f", self.vector))
         return {**told, **self.fields}
 
 
@@ -58,7 +60,7 @@ class Output(Protocol):
         """See above."""
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Write the next results."""
+        """Write the next results; when it returns, they lie on the disk."""
 
     def finish(self) -> list[Path]:
         """Put what is whole into its place; gives the files."""
@@ -118,7 +120,8 @@ class NpyOutput:
     def add(self, rows: Sequence[Row]) -> None:
         """See Output."""
         # First why, then the row: what lies in the matrix has been told of.
-        self._errors.add([row.as_dict() for row in rows if row.error is not None])
+        if failed := [row.as_dict() for row in rows if row.error is not None]:
+            self._errors.add(failed)
         self._matrix.append([row.vector for row in rows])
 
     def finish(self) -> list[Path]:
@@ -208,12 +211,10 @@ class _Lines:
             self._file.write(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         self.count += len(values)
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+        self._file.close()
 
     def move_to(self, path: Path) -> Path:
         self.close()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,6 @@ class Asked:
     count: int
     more: Mapping[str, Any]
 
-    def batch_id(self, start: int) -> str:
-        """The id of the batch of its items from `start` on: the same for the same question."""
-        told = json.dumps([asdict(self), start], sort_keys=True)
-        return f"cli-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
-
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -44,6 +41,11 @@ class State:
     asked: Asked
     batch: str
     start: int
+
+
+def new_state(asked: Asked, start: int) -> State:
+    """The state of a batch that is about to begin."""
+    return State(asked, f"cli-{asked.digest[:12]}-{secrets.token_hex(4)}", start)
 
 
 def state_of(path: Path) -> Path:
@@ -89,3 +91,22 @@ def check_same(path: Path, found: State, asked: Asked) -> None:
             f"{path} was begun with another {told}: --fresh throws away what is there, or name another output",
             field="output",
         )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep others from writing to an output at the same time.
+
+    Raises:
+        InvalidJob: another run does.
+    """
+    file = path.with_name(f".{path.name}.lock")
+    with file.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InvalidJob(f"another run writes to {path} now", field="output") from None
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ Exit codes:
   2    the command line or the job makes no sense
   3    Redis cannot be reached or used
   4    no node serves the model
-  5    the job ended without an answer (failed, cancelled, dead, lost)
+  5    the job, or an item of a batch, ended without an answer (failed, cancelled, dead, lost)
   6    no room for the job now: queue full, or quota used up
   7    too late: a deadline or a timeout passed
   130  interrupted by Ctrl-C
@@ -73,6 +73,7 @@ ENTRIES = {
     ),
     "chat": Entry("Ask", "chat", "chat", "Ask a model and watch the answer come."),
     "submit": Entry("Ask", "submit", "submit", "Hand in a job and get its id at once."),
+    "batch": Entry("Ask", "batch", "batch", "Embed or answer a whole file; list, show, cancel such batches."),
     "warm": Entry("Ask", "warm", "warm", "Bring models into memory before they are asked."),
     "attach": Entry("Ask", "submit", "attach", "Follow a job that was handed in before."),
     "cancel": Entry("Ask", "jobs", "cancel", "Stop a job, waiting or running."),

@@ -47,6 +47,18 @@ class Interrupted(KeyboardInterrupt):
         )
 
 
+class BatchInterrupted(KeyboardInterrupt):
+    """Ctrl-C while a batch was written into a file."""
+
+    def __init__(self, batch_id: str, written: int, total: int) -> None:
+        self.job_id = batch_id
+        super().__init__(
+            f"interrupted: {written:,} of {total:,} items are written; the same command goes on with the rest\n"
+            f"  sollol batch show {batch_id}     to see how it stands\n"
+            f"  sollol batch cancel {batch_id}   to give it up"
+        )
+
+
 def exit_code(error: BaseException) -> int:
     """The exit code for an error."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), 1)
@@ -66,6 +78,6 @@ def as_dict(error: BaseException) -> dict[str, Any]:
     """The same as plain data: {"error": class, "message": text, + the error's facts}."""
     if isinstance(error, SollolError):
         return {**to_wire(error), "message": message(error)}
-    facts = {"job": error.job_id} if isinstance(error, Interrupted) else {}
+    facts = {"job": error.job_id} if isinstance(error, Interrupted | BatchInterrupted) else {}
     name = "Interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
     return {"error": name, "message": message(error), **facts}

@@ -62,7 +62,7 @@ def job_options(command: F) -> F:
         click.option(
             "--option",
             "options",
-            callback=_options,
+            callback=options_value,
             multiple=True,
             metavar="KEY=VALUE",
             help="For the model, with Ollama's names: temperature=0, num_predict=64. May be repeated.",
@@ -104,7 +104,7 @@ def priority_value(ctx: click.Context, param: click.Parameter, value: str) -> in
     raise click.BadParameter(f"{text!r} is neither a number from 0 to 10 nor one of {names}.", ctx, param)
 
 
-def _options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+def options_value(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
     """KEY=VALUE pairs; a value that is JSON counts as that, any other is text."""
     options: dict[str, Any] = {}
     for value in values:
