@@ -21,6 +21,7 @@ from ..worker import READY
 MODEL = "echo"
 # A worker's last argument.
 WITHOUT_NOTES = "without-notes"
+WITHOUT_COUNTS = "without-counts"
 BACKEND = "echo://?slots=64&models=echo"
 _WAIT_SECONDS = 60.0
 
@@ -64,30 +65,38 @@ def connect(url: str) -> Fabric:
     return Fabric(url)
 
 
-def serve(url: str, backends: str = BACKEND, notes: str = "", slots: str = "") -> None:
-    """See ContenderModule. Backends are parted by blanks; with WITHOUT_NOTES, claims leave no reasons for `explain`."""
-    functions = _without_notes() if notes == WITHOUT_NOTES else library()
-    asyncio.run(_serve(url, backends.split(), functions, int(slots) if slots else None))
+def serve(url: str, backends: str = BACKEND, without: str = "", slots: str = "") -> None:
+    """See ContenderModule. Backends are parted by blanks.
+
+    With WITHOUT_NOTES, claims leave no reasons for `explain`. With WITHOUT_COUNTS, nothing is counted for the history.
+    """
+    functions = library()
+    if without == WITHOUT_NOTES:
+        functions = _changed(
+            (r"local function note_refusal\(.*\)\n", r"\g<0>  if true then return end\n"),
+            (r"    local why = string\.format\(.*\n.*\n", "    local why\n"),
+            (r", 'why', why\)", ")"),
+        )
+    elif without == WITHOUT_COUNTS:
+        functions = _changed((r"function look_at_queues\(.*\)\n", r"\g<0>  if true then return end\n"))
+    config = WorkerConfig(node="bench", slots=int(slots) if slots else None, counts=without != WITHOUT_COUNTS)
+    asyncio.run(_serve(url, backends.split(), functions, config))
 
 
-def _without_notes() -> Library:
+def _changed(*changes: tuple[str, str]) -> Library:
     code = source()
-    for pattern, instead in (
-        (r"local function note_refusal\(.*\)\n", r"\g<0>  if true then return end\n"),
-        (r"    local why = string\.format\(.*\n.*\n", "    local why\n"),
-        (r", 'why', why\)", ")"),
-    ):
+    for pattern, instead in changes:
         code, found = re.subn(pattern, instead, code)
         if found != 1:
             raise RuntimeError(f"the Lua files have {found} places like {pattern}")
     return build(code)
 
 
-async def _serve(url: str, backends: list[str], functions: Library, slots: int | None) -> None:
+async def _serve(url: str, backends: list[str], functions: Library, config: WorkerConfig) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     connected = [await connect_backend(each) for each in backends]
-    agent = Agent(parse(url), WorkerConfig(node="bench", slots=slots), connected, functions=functions)
+    agent = Agent(parse(url), config, connected, functions=functions)
     await agent.start()
     print(READY, flush=True)
     await stop.wait()

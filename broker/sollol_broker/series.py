@@ -7,6 +7,7 @@ quantile be read from the sum. `lua/_series.lua` adds points up in Redis; it is 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
@@ -42,11 +43,19 @@ class Step:
 STEPS: Final = (Step(1, 10 * 60), Step(10, 6 * 3600), Step(300, 7 * 24 * 3600))
 
 
+# Workers ask for the bucket of each token.
+_log2 = math.log2
+_LEAST_AT: Final = PER_DOUBLING * math.log2(LEAST_MS)
+_MOST_MS: Final = LEAST_MS * 2 ** (MOST_BUCKET / PER_DOUBLING)
+
+
 def bucket_of(ms: float) -> int:
     """The bucket in which a duration is counted."""
     if ms <= LEAST_MS:
         return 0
-    return min(MOST_BUCKET, int(PER_DOUBLING * math.log2(ms / LEAST_MS)))
+    if ms >= _MOST_MS:
+        return MOST_BUCKET
+    return int(PER_DOUBLING * _log2(ms) - _LEAST_AT)
 
 
 def edge_ms(bucket: int) -> float:
@@ -91,10 +100,21 @@ class Point:
 
     def time(self, name: Time, ms: float) -> None:
         """Note how long something took."""
-        at = TIMES.index(name)
-        self.sums_us[at] += round(ms * 1000)
+        self.note(TIMES.index(name), ms)
+
+    def note(self, at: int, ms: float) -> None:
+        """The same by the place in TIMES."""
+        self.sums_us[at] += int(ms * 1000 + 0.5)
         bucket = bucket_of(ms)
-        self.times[at][bucket] = self.times[at].get(bucket, 0) + 1
+        buckets = self.times[at]
+        buckets[bucket] = buckets.get(bucket, 0) + 1
+
+    def note_all(self, at: int, times_ms: Sequence[float]) -> None:
+        """The same for many: workers do it for all tokens."""
+        self.sums_us[at] += int(sum(times_ms) * 1000 + 0.5)
+        buckets = self.times[at]
+        for bucket, count in Counter(map(bucket_of, times_ms)).items():
+            buckets[bucket] = buckets.get(bucket, 0) + count
 
     def add(self, other: Point) -> None:
         """Take in what happened elsewhere, or in another step."""

@@ -181,7 +181,9 @@ class SOLLOL:
         from sollol_client.gateway.app import build
         from sollol_client.gateway.config import GatewayConfig
 
-        config = GatewayConfig(host=self.config.gateway_host, port=self.config.gateway_port)
+        config = GatewayConfig(
+            host=self.config.gateway_host, port=self.config.gateway_port, fabric_metrics=True
+        )
         return build(config, AsyncClient(redis_url, app="gateway", metadata={"port": config.port}))
 
     def _sockets(self) -> list[socket.socket]:

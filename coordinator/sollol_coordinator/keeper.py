@@ -143,8 +143,6 @@ class Keeper:
         for name in sorted(self._names - names):
             log.warning("node %s is gone", name)
         self._names = names
-        self.metrics.nodes.set(len(names))
-        self.metrics.show_groups(view.groups)
 
     async def _recall(self, view: FabricView) -> None:
         """What earlier loads have taught of models that are new to this leader."""

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-from sollol_broker.groups import GroupState, GroupView
 
 _FORMING_BUCKETS = (1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 
@@ -19,8 +15,6 @@ class Metrics:
         self.is_leader = Gauge(
             "sollol_coordinator_is_leader", "1 while this coordinator leads", registry=self.registry
         )
-        self.nodes = Gauge("sollol_nodes", "Nodes with a live worker", registry=self.registry)
-        self.groups = Gauge("sollol_groups", "Groups of nodes by state", ["state"], registry=self.registry)
         self.formed = Counter("sollol_groups_formed", "Groups that became ready", registry=self.registry)
         self.failed = Counter("sollol_groups_failed", "Tries that formed no group", registry=self.registry)
         self.dissolved = Counter("sollol_groups_dissolved", "Groups that were ended", registry=self.registry)
@@ -36,8 +30,3 @@ class Metrics:
         self.turn_errors = Counter(
             "sollol_coordinator_turn_errors", "Turns of the leader that failed", registry=self.registry
         )
-
-    def show_groups(self, groups: Sequence[GroupView]) -> None:
-        """How many there are in each state."""
-        for state in GroupState:
-            self.groups.labels(state.value).set(sum(group.state is state for group in groups))

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prometheus_client.core import Metric
+
 from sollol_broker.broker import Broker
 from sollol_broker.codec import unpack
 from sollol_broker.errors import InvalidJob, SollolError
@@ -20,6 +22,7 @@ from sollol_broker.inbox import EntryFields, Inbox
 from sollol_broker.link import LinkConfig
 from sollol_broker.live_log import USUAL_SAMPLE, LiveLog
 from sollol_broker.names import key_part
+from sollol_broker.prometheus import FabricFigures, LoopCollector
 from sollol_broker.url import parse
 from sollol_broker.version import VERSION
 from sollol_broker.words import Entry
@@ -81,6 +84,10 @@ class Coordinator:
             node=platform.node().split(".")[0],
             sample=config.log_sample,
         )
+        figures = FabricFigures(self.broker)
+        # The leader's alone, so that several coordinators do not tell of the same jobs.
+        self._figures = LoopCollector(lambda: self._fabric_families(figures))
+        self.metrics.registry.register(self._figures)
         self.election = Election(self.broker, candidate=self.name, lease_seconds=config.lease_seconds)
         self._queue = RqQueue(self._url)
         self.keeper = Keeper(
@@ -116,6 +123,7 @@ class Coordinator:
         await self._attend()
         self.live.start()
         self._inbox.start()
+        self._figures.start()
         self._forming.start()
         self._tasks = [asyncio.create_task(self._attend_loop())]
         self.election.start()
@@ -126,6 +134,7 @@ class Coordinator:
 
     async def stop(self) -> None:
         """Leave: another coordinator may lead at once. Groups go on while one does."""
+        self._figures.stop()
         await self._steps.stop()
         await self.keeper.stop()
         await self._rescuer.stop()
@@ -144,6 +153,9 @@ class Coordinator:
         for path in self._logs.iterdir():
             path.unlink(missing_ok=True)
         self._logs.rmdir()
+
+    async def _fabric_families(self, figures: FabricFigures) -> list[Metric]:
+        return await (figures.families() if self.election.term else figures.server_families())
 
     def _on_entry(self, entry: EntryFields) -> None:
         if entry[b"t"] != Entry.ASK.encode():

@@ -39,10 +39,10 @@ async def test_history_equals_what_the_clients_got(redis_url: str, fabric: Fabri
         answers = await asyncio.gather(*jobs)
 
         async def told() -> bool:
-            return (await reader.fabric(60)).total("requests") == 20
+            return (await reader.fabric(600)).total("requests") == 20
 
         await wait_until(told, what="the workers to tell of 20 jobs", timeout=30)
-        model, nodes = await reader.model("echo", 60), [await reader.node(name, 60) for name in ("a", "b")]
+        model, nodes = await reader.model("echo", 600), [await reader.node(name, 600) for name in ("a", "b")]
         whole = await reader.fabric(600)
     got_in = sum(answer["prompt_eval_count"] for answer in answers)
     got_out = sum(answer["eval_count"] for answer in answers)

@@ -29,6 +29,7 @@ from .config import WorkerConfig
 from .finder import Finder
 from .hardware import HardwareReader
 from .hardware.limits import Limits
+from .metrics import WorkerMetrics
 from .model_files import ModelFiles
 from .own_servers import OwnModel, OwnServers, too_large
 from .reporter import Reporter
@@ -59,6 +60,7 @@ class Options:
     address: str
     limits: Limits
     only_reports: bool
+    metrics: tuple[str, int] | None = None
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -105,6 +107,10 @@ class Options:
 @click.option("--log-sample", default=str(USUAL_SAMPLE), show_default=True,
               metavar="SHARE|off",
               help="Share of the info lines that go to the live log (`sollol logs`); errors always do.")  # fmt: skip
+@click.option("--metrics-port", type=click.IntRange(0, 65535), default=0, show_default=True, metavar="PORT",
+              help="Where Prometheus reads what this worker counts, at /metrics; 0 = nowhere.")  # fmt: skip
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
+              help="The address for that port.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
               help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
@@ -126,6 +132,8 @@ def main(
     lease_seconds: float,
     drain_seconds: float,
     log_sample: str,
+    metrics_port: int,
+    metrics_host: str,
     insecure: bool,
     verbose: bool,
 ) -> None:
@@ -170,6 +178,7 @@ def main(
             address=address,
             limits=Limits(vram_mib=vram_mib, ram_mib=ram_mib),
             only_reports=report_only,
+            metrics=(metrics_host, metrics_port) if metrics_port else None,
         )
         asyncio.run(_run(options))
     except BrokerUnavailable as error:
@@ -209,6 +218,7 @@ async def _run(options: Options) -> None:
             )
             if not await finder.look():
                 log.warning(_NO_BACKEND)
+        metrics = _metrics(agent, options.metrics)
         await agent.start()
         if finder is not None:
             finder.start()
@@ -216,6 +226,8 @@ async def _run(options: Options) -> None:
             await stopping.first.wait()
             log.info("draining: running jobs may end within %.0f s", options.config.drain_seconds)
         finally:
+            if metrics is not None:
+                await asyncio.to_thread(metrics.stop)
             if finder is not None:
                 await finder.stop()
             leaving = asyncio.create_task(agent.stop())
@@ -277,6 +289,14 @@ async def _announced(fabric: str) -> str:
             "the password goes unencrypted to whoever announced %s: use this on networks you trust", found.url
         )
     return found.url
+
+
+def _metrics(agent: Agent, where: tuple[str, int] | None) -> WorkerMetrics | None:
+    if where is None:
+        return None
+    metrics = WorkerMetrics(agent, host=where[0], port=where[1])
+    metrics.start()
+    return metrics
 
 
 async def _named(url: str, api_key: str | None) -> Backend:

@@ -24,7 +24,7 @@ from sollol_broker.outcome import pack_error
 
 from .config import WorkerConfig
 from .controls import labelled, offered
-from .figures import Done, Figures
+from .figures import Figures
 from .health import is_backends_fault
 from .lane import Lane
 from .runner import Answered, Runner
@@ -299,7 +299,8 @@ class Puller:
         waited, first_at = claimed.waited_ms, answered.first_at
         # What was taken over had begun before.
         begins_here = not answered.is_rest
-        done = Done(
+        self.figures.answered(
+            answered.model,
             prompt_tokens=answered.prompt_tokens,
             more_tokens=answered.untold_tokens,
             wait_ms=waited,
@@ -307,7 +308,6 @@ class Puller:
             run_ms=run_ms,
             latency_ms=waited + _ms(running.asked_at, time.monotonic()),
         )
-        self.figures.answered(answered.model, done)
 
     async def _finish(self, lease: Lease, answer: bytes, used: Used) -> bool:
         """Deliver an answer and claim the next jobs; whether it was taken."""

@@ -23,7 +23,7 @@ from .answer import Collector, embed_answer, rerank_answer, warm_answer
 from .backends.protocol import End, Timeouts
 from .backends.resuming import refusal
 from .emitter import Emitter
-from .figures import Figures
+from .figures import Figures, Flow
 from .lane import Lane
 from .so_far import SoFar, so_far
 from .takeover import Takeover
@@ -105,9 +105,8 @@ class Runner:
         self._takeover: Takeover | None = None
         self._seams: tuple[Seam, ...] = ()
         self._collector = Collector(envelope.job_kind, envelope.model)
-        self._figures = figures
+        self._flow = Flow(figures, envelope.model)
         self._first_at: float | None = None
-        self._told_tokens = 0
 
     async def run(self) -> Answered:
         """Ask the backend and gather its answer.
@@ -132,6 +131,7 @@ class Runner:
                 await self.keep_what_was_said()
             raise
         finally:
+            self._flow.count()
             if self._emitter is not None:
                 self._emitter.stop()
             await _stopped(asking)
@@ -142,7 +142,7 @@ class Runner:
                 f"the answer has {len(data):,} bytes, the limit is {MAX_ANSWER_BYTES:,}: ask for less at once"
             )
         is_rest = self._takeover is not None and self._takeover.how in ("continued", "complete")
-        return Answered(data, self._envelope.model, whole, fields, is_rest, self._first_at, self._told_tokens)
+        return Answered(data, self._envelope.model, whole, fields, is_rest, self._first_at, self._flow.tokens)
 
     @property
     def text_so_far(self) -> str:
@@ -229,7 +229,6 @@ class Runner:
             so_far=await self._so_far(),
             is_shown=self._envelope.stream,
         )
-        last_at: float | None = None
         async with contextlib.aclosing(takeover.events()) as events:
             async for event in events:
                 now = time.monotonic()
@@ -238,10 +237,7 @@ class Runner:
                     self._join(takeover)
                 if isinstance(event, End):
                     return event
-                self._told_tokens += event.tokens
-                gap_ms = None if last_at is None else (now - last_at) * 1000
-                self._figures.piece(self._envelope.model, event.tokens, gap_ms)
-                last_at = now
+                self._flow.add(event.tokens, now)
                 self._collector.add(event)
                 if self._emitter is not None:
                     self._emitter.add(event)

@@ -62,6 +62,8 @@ _PREFIX = "SOLLOL_GATEWAY_"
 @click.option("--log-sample", default=str(USUAL_SAMPLE), show_default=True,
               metavar="SHARE|off",
               help="Share of the info lines that go to the live log (`sollol logs`); errors always do.")  # fmt: skip
+@click.option("--fabric-metrics", is_flag=True,
+              help="At /metrics tell of the whole fabric, too, as a coordinator does.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
               help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Log each request.")
@@ -81,6 +83,7 @@ def main(
     webhook_secret_file: str | None,
     max_documents: int,
     log_sample: str,
+    fabric_metrics: bool,
     insecure: bool,
     verbose: bool,
 ) -> None:
@@ -110,6 +113,7 @@ def main(
             webhook_secret=_secret_in(webhook_secret_file),
             max_documents=max_documents,
             log_sample=sample_of(log_sample),
+            fabric_metrics=fabric_metrics,
         )
         asyncio.run(_reach(redis_url))
     except BrokerUnavailable as error:

@@ -33,6 +33,7 @@ class GatewayConfig:
         max_documents: of one batch.
         log_sample: share of the answered requests that the live log tells of; refusals and failures always. None =
             nothing is written.
+        fabric_metrics: whether /metrics tells of the whole fabric, too; one process of a fabric is enough for that.
 
     Raises:
         InvalidJob: a value makes no sense; `field` names it.
@@ -54,6 +55,7 @@ class GatewayConfig:
     webhook_secret: str = ""
     max_documents: int = 10_000
     log_sample: float | None = USUAL_SAMPLE
+    fabric_metrics: bool = False
 
     def __post_init__(self) -> None:
         for name in (

@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from sollol_broker.errors import SollolError
+from sollol_broker.prometheus import FabricFigures
 from sollol_broker.version import VERSION
 
 from .metrics import Metrics
@@ -27,6 +28,9 @@ class Service:
     def __init__(self, serving: Serving, metrics: Metrics) -> None:
         self._serving = serving
         self._metrics = metrics
+        self._fabric: FabricFigures | None = None
+        if serving.config.fabric_metrics:
+            self._fabric = FabricFigures(serving.client.session.broker)
 
     def routes(self) -> list[Route]:
         """Its paths."""
@@ -60,7 +64,10 @@ class Service:
 
     async def metrics(self, http: HttpRequest) -> Response:
         """GET /metrics: for Prometheus."""
-        return Response(self._metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        text = self._metrics.text()
+        if self._fabric is not None:
+            text += await self._fabric.text()
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def livez(self, http: HttpRequest) -> Response:
         """GET /livez: whether the process is alive."""
