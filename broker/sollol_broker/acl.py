@@ -48,7 +48,7 @@ _RIGHTS: Final = {
     ("series", "totals", "series_models", "series_nodes"): "r r rw rw r",
     ("pace",): "- - rw rw r",
     ("estimate",): "- - - rw r",
-    ("api_keys",): "- r - - -",
+    ("api_keys",): "- r - - r",
     # What came over HTTP, and is seen to there.
     ("file", "files", "errand", "errands", "errands_of"): "- rw - - -",
     # What changes the models of nodes: a client that only asks models may not.
@@ -68,7 +68,7 @@ _SESSION = frozenset(
 _VIEWS = frozenset(
     (
         *("hget", "hmget", "hgetall", "hkeys", "hvals", "zrange", "zrangebyscore"),
-        *("zcard", "zcount", "zscore", "zrank", "lrange"),
+        *("zcard", "zcount", "zscore", "zrank", "lrange", "llen"),
     )
 )
 _STREAMS = frozenset(("xread", "xrange", "xrevrange", "xtrim"))
@@ -117,7 +117,9 @@ def _for_rq(keys: Keys) -> tuple[str, ...]:
 
 
 def _selector(role: Role, keys: Keys) -> tuple[str, ...]:
-    """A second set of rights, for RQ's own keys alone: the commands that RQ needs there."""
+    """A second set of rights, for RQ's own keys alone: the commands that RQ needs there, or that read them."""
+    if role is Role.DASHBOARD:
+        return (f"(%R~{keys.prefix}:rq* -@all +smembers +lrange +zrange +hmget)",)
     if role is not Role.COORDINATOR:
         return ()
     kinds = ("read", "write", "transaction", "pubsub", "connection", "blocking")

@@ -72,7 +72,7 @@ def _server(facts: Facts) -> Iterator[Alert]:
             "redis.write",
             Level.ERROR,
             "Redis could not write its data to disk",
-            "look at its disk and log; until then a restart loses what came since",
+            "Look at its disk and log; until then a restart loses what came since",
         )
     if server.persistent is False:
         yield Alert(
@@ -87,7 +87,7 @@ def _server(facts: Facts) -> Iterator[Alert]:
             "redis.memory",
             Level.ERROR if share > 0.9 else Level.WARNING,
             f"Redis uses {share:.0%} of its {server.most_bytes / _GIB:.1f} GiB; from 90 % on new jobs are refused",
-            "raise maxmemory, or set limits: `sollol limits set --max-queue-bytes N`",
+            "Raise maxmemory, or set limits: `sollol limits set --max-queue-bytes N`",
         )
 
 
@@ -96,8 +96,8 @@ def _nodes(facts: Facts) -> Iterator[Alert]:
         yield Alert(
             "worker.gone",
             Level.ERROR,
-            f"node {gone.node} vanished {span(1000 * (facts.now - gone.since))} ago without a word",
-            "is the machine on, does it reach Redis, does sollol-worker run there? Its jobs go to other nodes",
+            f"Node {gone.node} vanished {span(1000 * (facts.now - gone.since))} ago without a word",
+            "Is the machine on, does it reach Redis, does sollol-worker run there? Its jobs go to other nodes",
             gone.node,
             gone.since,
         )
@@ -108,8 +108,8 @@ def _nodes(facts: Facts) -> Iterator[Alert]:
                     yield Alert(
                         "backend.down",
                         Level.ERROR,
-                        f"{backend.get('kind', 'the LLM server')} on {node.name} is down: {backend['down']}",
-                        "its worker tries it again by itself; is the server started, and is the address right?",
+                        f"The LLM server on {node.name} ({backend.get('kind', '')}) is down: {backend['down']}",
+                        "Its worker tries it again by itself; is the server started, and is the address right?",
                         node.name,
                     )
 
@@ -126,7 +126,7 @@ def _queues(facts: Facts, queue_seconds: float) -> Iterator[Alert]:
                 "queue.unserved",
                 Level.ERROR,
                 f"{jobs}, and no live node takes them",
-                "start a worker that has the model, or uncordon its node",
+                "Start a worker that has the model, or uncordon its node",
                 queue.model,
                 since,
             )
@@ -135,7 +135,7 @@ def _queues(facts: Facts, queue_seconds: float) -> Iterator[Alert]:
                 "queue.old",
                 Level.WARNING,
                 f"{jobs}, the first for {span(1000 * queue.oldest_seconds)}",
-                "more nodes with this model would help; what an urgent job waits for: open it",
+                "More nodes with this model would help; what an urgent job waits for: open it",
                 queue.model,
                 since,
             )
@@ -148,14 +148,14 @@ def _dead(facts: Facts) -> Iterator[Alert]:
             "jobs.dead",
             Level.ERROR,
             f"{some} took every worker down that tried, within the last hour",
-            "they are kept for 7 days: see why, then try again or drop them",
+            "They are kept for 7 days: see why, then try again or drop them",
         )
     elif facts.dead:
         yield Alert(
             "jobs.dead",
             Level.NOTE,
             f"{facts.dead:,} dead letter{'' if facts.dead == 1 else 's'} of earlier days",
-            "they are kept for 7 days: try again, or drop them",
+            "They are kept for 7 days: try again, or drop them",
         )
 
 
@@ -165,8 +165,8 @@ def _groups(facts: Facts) -> Iterator[Alert]:
             yield Alert(
                 "group.broken",
                 Level.WARNING,
-                f"the group for {group.model} broke: {group.why or 'a member was lost'}",
-                "it is formed again while jobs need it; `sollol doctor` looks at its nodes",
+                f"The group for {group.model} broke: {group.why or 'a member was lost'}",
+                "It is formed again while jobs need it; `sollol doctor` looks at its nodes",
                 group.id,
                 group.since,
             )
@@ -174,6 +174,6 @@ def _groups(facts: Facts) -> Iterator[Alert]:
         yield Alert(
             "leader.none",
             Level.NOTE,
-            "no coordinator leads, so no group of nodes can be formed for large models",
-            "start sollol-coordinator, if a model fits no single node",
+            "No coordinator leads, so no group of nodes can be formed for large models",
+            "Start sollol-coordinator, if a model fits no single node",
         )

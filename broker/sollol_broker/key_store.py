@@ -1,4 +1,4 @@
-"""API keys in Redis. Only the admin and the gateway may read them, and only the admin may change them."""
+"""API keys in Redis. The admin, the gateway and the page may read them, and only the admin may change them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ class KeyStore:
 
     async def find(self, secret: str) -> tuple[ApiKey | None, float]:
         """The record of the key that was shown, if it is one of ours, and Redis' time; for `judge`."""
-        found, now = await asyncio.gather(
-            self._call("HGET", self._broker.keys.api_keys, digest_of(secret)), self._now()
-        )
-        key = ApiKey.from_bytes(found or b"")
+        key, now = await self.record(digest_of(secret))
         return (key if key is not None and is_of(key, secret) else None), now
+
+    async def record(self, digest: str) -> tuple[ApiKey | None, float]:
+        """The record under the SHA-256 of a key, if there is one, and Redis' time."""
+        found, now = await asyncio.gather(self._call("HGET", self._broker.keys.api_keys, digest), self._now())
+        return ApiKey.from_bytes(found or b""), now
 
     async def add(
         self,

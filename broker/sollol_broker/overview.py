@@ -23,8 +23,8 @@ MOST_NODES = 48
 MOST_QUEUES = 50
 _MOST_MODELS = 12
 _MOST_RUNNING = 6
-# In this order nodes are shown: what is wrong first, then what works.
-_STATES = ("gone", "down", "draining", "cordoned", "busy", "idle")
+# In this order nodes are shown: what is wrong first, then what works, which changes too often to be sorted by.
+_ORDER = {"gone": 0, "down": 1, "draining": 2, "cordoned": 3, "busy": 4, "idle": 4}
 
 
 def overview(
@@ -38,8 +38,10 @@ def overview(
     return {
         "at": round(facts.now, 3),
         "version": VERSION,
+        "headline": headline(facts),
         "totals": totals(facts),
         "alerts": [alert.as_dict() for alert in alerts(facts, queue_seconds=queue_seconds)],
+        "queue_seconds": queue_seconds,
         "nodes": cards[:most_nodes],
         "nodes_in_all": len(cards),
         "cells": [[card["name"], card["state"]] for card in sorted(cards, key=lambda card: card["name"])],
@@ -47,6 +49,25 @@ def overview(
         "queues_in_all": len(facts.queues),
         "leader": facts.leader,
     }
+
+
+def headline(facts: Facts) -> str:
+    """The fabric in a sentence or two."""
+    told = totals(facts)
+    if not told["nodes"]:
+        return "No machine is connected." if not told["nodes_gone"] else "Every machine has vanished."
+    busy = sum(1 for node in facts.nodes if any(worker.busy for worker in node.workers))
+    nodes = "The only node" if told["nodes"] == 1 else f"{told['nodes']:,} nodes"
+    if told["busy"]:
+        work = f"{nodes} answer{'s' if told['nodes'] == 1 else ''} {_count(told['busy'], 'job')}"
+        if told["nodes"] > 1:
+            work = f"{busy:,} of {nodes} answer{'s' if busy == 1 else ''} {_count(told['busy'], 'job')}"
+    else:
+        work = f"{nodes} {'is' if told['nodes'] == 1 else 'are'} idle"
+    if not told["waiting"]:
+        return f"{work}; nobody waits."
+    waits = "waits" if told["waiting"] == 1 else "wait"
+    return f"{work}; {told['waiting']:,} {waits}, the first for {span(1000 * told['oldest_seconds'])}."
 
 
 def totals(facts: Facts) -> dict[str, Any]:
@@ -87,7 +108,7 @@ def node_cards(facts: Facts) -> list[dict[str, Any]]:
         node_card(node, running.get(node.name, []), groups.get(node.name), facts.now) for node in facts.nodes
     ]
     cards += [_gone_card(gone, facts.now) for gone in facts.vanished]
-    return sorted(cards, key=lambda card: (_STATES.index(card["state"]), card["name"]))
+    return sorted(cards, key=lambda card: (_ORDER[card["state"]], card["name"]))
 
 
 def node_card(node: NodeView, jobs: Sequence[JobView], group: GroupView | None, now: float) -> dict[str, Any]:
@@ -265,8 +286,13 @@ def _running(job: JobView, now: float) -> dict[str, Any]:
         "app": job.app,
         "attempt": job.attempt,
         "seconds": round(max(0.0, now - job.claimed), 1),
+        "stream": job.stream,
         "has_begun": job.first_token >= job.claimed > 0,
     }
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _named(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from sollol_broker.controls import Controls
 from sollol_broker.facts import Facts, Gone, ServerFacts
 from sollol_broker.facts_reader import server_facts
 from sollol_broker.groups import GroupState, GroupView
-from sollol_broker.overview import node_cards, overview, totals, why_waits
+from sollol_broker.overview import headline, node_cards, overview, totals, why_waits
 from sollol_broker.registry import NodeView, QueueView
 
 _GONE = Gone("gpu2.1", "gpu2", NOW - 20)
@@ -100,10 +100,27 @@ def test_what_is_well_alarms_nobody(found: Facts) -> None:
     assert alerts(found) == []
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (facts(), "No machine is connected."),
+        (facts(gone=(_GONE,)), "Every machine has vanished."),
+        (facts(nodes=(node(),)), "The only node is idle; nobody waits."),
+        (facts(nodes=(node(busy=1),), queues=(queue(waiting=1),)),
+         "The only node answers 1 job; 1 waits, the first for 5.0 s."),
+        (facts(nodes=(node(), node("b", busy=2)), queues=(queue(),)),
+         "1 of 2 nodes answers 2 jobs; 3 wait, the first for 5.0 s."),
+        (facts(nodes=(node(), node("b"))), "2 nodes are idle; nobody waits."),
+    ],
+)  # fmt: skip
+def test_the_fabric_in_a_sentence(found: Facts, said: str) -> None:
+    assert headline(found) == said
+
+
 def test_a_node_that_vanished_comes_first_and_closed_ones_before_those_that_work() -> None:
     nodes = (node("a"), node("b", busy=1), node("c", controls=Controls(cordoned=True)))
     told = overview(facts(nodes=nodes, gone=(_GONE,)), most_nodes=3)
-    assert [card["name"] for card in told["nodes"]] == ["gpu2", "c", "b"]
+    assert [card["name"] for card in told["nodes"]] == ["gpu2", "c", "a"]
     assert (told["nodes_in_all"], len(told["cells"])) == (4, 4)
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "worker": ("sollol_worker_agent.cli", "main"),
     "gateway": ("sollol_client.gateway.cli", "main"),
     "coordinator": ("sollol_coordinator.cli", "main"),
+    "dashboard": ("sollol_coordinator.page.cli", "main"),
     "up": ("sollol.cli.up", "up"),
 }
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")

@@ -1,0 +1,245 @@
+"""The one reader behind all browsers: whoever looks at the same thing is told by the same read of Redis.
+
+A topic is a look with its parameters. It is read again every few seconds while somebody follows it, its text is made
+once, and all followers get that text. However many browsers are open, all reads together stay below RATE commands a
+second; only what is so large that one look costs more is read every LONGEST_SECONDS nevertheless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from threading import Condition
+from typing import Any, Protocol
+
+from sollol_broker.errors import SollolError
+from sollol_broker.portal import Portal
+
+log = logging.getLogger(__name__)
+
+RATE = 40.0
+LONGEST_SECONDS = 5.0
+# A topic without followers is kept for those who ask again and again.
+_KEPT_SECONDS = 30.0
+_MOST_TOPICS = 500
+_ASK_SECONDS = 10.0
+
+Params = tuple[tuple[str, str], ...]
+
+
+class Looks(Protocol):
+    """What can be looked at."""
+
+    def seconds(self, name: str) -> float:
+        """Between two reads of a look."""
+
+    async def look(self, name: str, params: Mapping[str, str]) -> dict[str, Any]:
+        """Read it now."""
+
+    def spent(self) -> int:
+        """Commands that Redis has got so far."""
+
+
+class TooMany(SollolError):
+    """More is looked at than the page keeps up to date."""
+
+
+@dataclass(slots=True)
+class Topic:
+    """A look that somebody follows; guarded by the hub's condition.
+
+    Attributes:
+        text: the last answer as JSON; error: why there is no newer one. version: counts both.
+        used_at: when somebody asked last. due: when it is read again.
+    """
+
+    name: str
+    params: Params
+    text: bytes = b""
+    error: bytes = b""
+    version: int = 0
+    followers: int = 0
+    used_at: float = 0.0
+    read_at: float = 0.0
+    due: float = 0.0
+
+
+@dataclass(slots=True)
+class Following:
+    """One browser's place at a topic."""
+
+    topic: Topic
+    hub: Hub
+    seen: int = 0
+
+    def next(self, seconds: float) -> tuple[str, bytes] | None:
+        """What is new: ("look", JSON) or ("trouble", JSON); None = nothing for so long.
+
+        Raises:
+            EOFError: the page is being stopped.
+        """
+        with self.hub.changed:
+            self.hub.changed.wait_for(
+                lambda: self.hub.is_closed or self.topic.version > self.seen, timeout=seconds
+            )
+            if self.hub.is_closed:
+                raise EOFError
+            if self.topic.version == self.seen:
+                return None
+            self.seen = self.topic.version
+            return ("trouble", self.topic.error) if self.topic.error else ("look", self.topic.text)
+
+
+@dataclass(slots=True)
+class Hub:
+    """Reads what is followed.
+
+    Args:
+        portal: in whose loop the reads run.
+    """
+
+    looks: Looks
+    portal: Portal
+    changed: Condition = field(default_factory=Condition)
+    is_closed: bool = False
+    _topics: dict[tuple[str, Params], Topic] = field(default_factory=dict)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _free_at: float = 0.0
+    _task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self.portal.run(self._start())
+
+    def close(self) -> None:
+        """Let all followers go, and stop."""
+        with self.changed:
+            self.is_closed = True
+            self.changed.notify_all()
+        self.portal.run(self._stop())
+
+    @contextlib.contextmanager
+    def follow(self, name: str, params: Params) -> Iterator[Following]:
+        """Follow a look: what is known comes at once, then all that is new.
+
+        Raises:
+            TooMany
+        """
+        topic = self._topic(name, params)
+        with self.changed:
+            topic.followers += 1
+        self.portal.soon(self._wake.set)
+        try:
+            yield Following(topic, self)
+        finally:
+            with self.changed:
+                topic.followers -= 1
+                topic.used_at = time.monotonic()
+
+    def ask(self, name: str, params: Params) -> tuple[str, bytes]:
+        """Look once; what was read a moment ago will do.
+
+        Raises:
+            TooMany, EOFError
+        """
+        with self.follow(name, params) as following, self.changed:
+            topic, asked = following.topic, time.monotonic()
+            old = asked - 2 * self.looks.seconds(name)
+            self.changed.wait_for(lambda: self.is_closed or topic.read_at > old, timeout=_ASK_SECONDS)
+            if self.is_closed:
+                raise EOFError
+            if topic.read_at <= old:
+                return "trouble", _words("Redis takes long to answer")
+            return ("trouble", topic.error) if topic.error else ("look", topic.text)
+
+    def _topic(self, name: str, params: Params) -> Topic:
+        key, now = (name, params), time.monotonic()
+        with self.changed:
+            topic = self._topics.get(key)
+            if topic is None:
+                self._forget(now)
+                if len(self._topics) >= _MOST_TOPICS:
+                    raise TooMany("too many different views are open: close some")
+                topic = self._topics[key] = Topic(name, params)
+            topic.used_at = now
+            return topic
+
+    def _forget(self, now: float) -> None:
+        for key, topic in list(self._topics.items()):
+            if not topic.followers and now - topic.used_at > _KEPT_SECONDS:
+                del self._topics[key]
+
+    async def _start(self) -> None:
+        self._task = asyncio.create_task(self._loop())
+
+    async def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _loop(self) -> None:
+        while not self.is_closed:
+            topic, wait = self._next(time.monotonic())
+            if topic is not None:
+                await self._read(topic)
+                continue
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+
+    def _next(self, now: float) -> tuple[Topic | None, float]:
+        """The topic to be read now, or how long to wait.
+
+        1. One that has never been read, or not for long: somebody waits for it.
+        2. Else the one that is due first, once the reads before it are paid for.
+        """
+        with self.changed:
+            followed = [topic for topic in self._topics.values() if topic.followers]
+            self._forget(now)
+        for topic in followed:  # 1
+            if not topic.read_at or now - topic.read_at > 3 * LONGEST_SECONDS:
+                return topic, 0.0
+        if not followed:
+            return None, _KEPT_SECONDS
+        first = min(followed, key=lambda topic: topic.due)  # 2
+        at = max(first.due, self._free_at)
+        return (first, 0.0) if at <= now else (None, at - now)
+
+    async def _read(self, topic: Topic) -> None:
+        before, began = self.looks.spent(), time.monotonic()
+        text, error, pause = b"", b"", self.looks.seconds(topic.name)
+        try:
+            text = _json(await self.looks.look(topic.name, dict(topic.params)))
+        except SollolError as failure:
+            error = _words(str(failure))
+        except Exception:
+            log.exception("look %s: a mistake of ours", topic.name)
+            error, pause = _words("the page made a mistake; its log tells more"), LONGEST_SECONDS
+        now = time.monotonic()
+        cost = self.looks.spent() - before
+        self._free_at = free_again(self._free_at, began, cost)
+        with self.changed:
+            if text != topic.text or error != topic.error:
+                topic.text, topic.error = text or topic.text, error
+                topic.version += 1
+            topic.read_at, topic.due = now, now + pause
+            self.changed.notify_all()
+
+
+def free_again(free_at: float, began: float, cost: int) -> float:
+    """When the next read may begin, after one of so many commands."""
+    return max(free_at, began) + min(cost / RATE, LONGEST_SECONDS)
+
+
+def _words(text: str) -> bytes:
+    return _json({"error": text})
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str).encode(errors="replace")

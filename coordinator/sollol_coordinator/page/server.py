@@ -1,0 +1,191 @@
+"""The page as a service: a broker in a background loop, the hub over it, and waitress in front."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Awaitable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+import waitress.server  # type: ignore[import-untyped]  # it ships no types
+
+from sollol_broker.broker import Broker
+from sollol_broker.errors import SollolError
+from sollol_broker.key_store import KeyStore
+from sollol_broker.link import LinkConfig
+from sollol_broker.portal import Portal
+from sollol_broker.url import parse
+
+from .actions import Actions
+from .app import build
+from .config import PageConfig
+from .guests import Guests
+from .hub import Hub
+from .looks import PageLooks
+
+log = logging.getLogger(__name__)
+
+# Threads beside those of the streams, for pages, assets and actions.
+_MORE_THREADS = 8
+_MOST_CONNECTIONS = 1000
+_LINK = LinkConfig(patience_seconds=4.0)
+
+
+class Page:
+    """Serves the page until it is stopped.
+
+        page = Page("redis://127.0.0.1:6379/0", PageConfig(port=0))
+        page.start()            # in the background; `serve` does it in the foreground
+        page.url                # http://127.0.0.1:34567/
+        page.stop()
+
+    Args:
+        redis_url: as given on the command line.
+        environ: where the password of Redis may come from.
+    """
+
+    def __init__(
+        self, redis_url: str, config: PageConfig | None = None, *, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.config = config or PageConfig()
+        self._broker = Broker(
+            parse(redis_url, environ=os.environ if environ is None else environ),
+            name="sollol-dashboard",
+            config=_LINK,
+        )
+        self._portal: Portal | None = None
+        self._hub: Hub | None = None
+        self._server: Any = None
+        self._thread: threading.Thread | None = None
+        self.port = self.config.port
+
+    @property
+    def url(self) -> str:
+        """Where it is, for a browser on this machine."""
+        host = self.config.host
+        host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104  # nothing is bound here
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+    def open(self) -> None:
+        """Take the port and reach Redis; requests wait until it is served.
+
+        Raises:
+            SollolError: the port is taken, or Redis cannot be reached.
+        """
+        listener = self._listen()
+        try:
+            self._portal = Portal("sollol-dashboard")
+            self._portal.run(self._broker.open())
+            looks = PageLooks(self._broker, self.config)
+            self._hub = Hub(looks, self._portal)
+            app = build(
+                self.config,
+                looks=looks,
+                hub=self._hub,
+                actions=Actions(self._broker),
+                guests=Guests(self.config, KeyStore(self._broker), self._run),
+                run=self._run,
+            )
+            self._hub.start()
+            trusted = {
+                "trusted_proxy": self.config.proxy,
+                "trusted_proxy_headers": {"x-forwarded-proto", "x-forwarded-for"},
+            }
+            self._server = waitress.server.create_server(
+                app,
+                sockets=[listener],
+                threads=self.config.most_browsers + _MORE_THREADS,
+                connection_limit=_MOST_CONNECTIONS,
+                asyncore_use_poll=True,
+                ident=None,
+                clear_untrusted_proxy_headers=True,
+                **(trusted if self.config.proxy else {}),
+            )
+        except BaseException:
+            listener.close()
+            self.stop()
+            raise
+        log.info(
+            "the page is at %s, %s",
+            self.url,
+            "with a login" if self.config.needs_login else "for this machine",
+        )
+
+    def start(self) -> None:
+        """Serve in the background.
+
+        Raises:
+            SollolError: as `open`.
+        """
+        self.open()
+        self._thread = threading.Thread(target=self._server.run, name="sollol-dashboard-http", daemon=True)
+        self._thread.start()
+
+    def serve(self) -> None:
+        """Serve until SIGTERM, Ctrl-C, or `stop` from another thread. From the main thread only.
+
+        Raises:
+            SollolError: as `open`.
+        """
+        self.open()
+        try:
+            with _sigterm_ends():
+                self._server.run()
+        except KeyboardInterrupt:
+            log.info("interrupted")
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Let all browsers go and end; it may be called again."""
+        hub, self._hub = self._hub, None
+        if hub is not None:
+            hub.close()
+        server, self._server = self._server, None
+        if server is not None:
+            with contextlib.suppress(OSError):
+                server.pull_trigger()
+            server.task_dispatcher.shutdown(timeout=5)
+            server.close()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(timeout=5)
+        portal, self._portal = self._portal, None
+        if portal is not None:
+            portal.run(self._broker.close())
+            portal.close()
+
+    def _run(self, work: Awaitable[Any]) -> Any:
+        assert self._portal is not None  # noqa: S101  # it is opened first
+        return self._portal.run(work)  # type: ignore[arg-type]  # all of ours are coroutines
+
+    def _listen(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self.config.host else socket.AF_INET
+        try:
+            listener = socket.create_server((self.config.host, self.config.port), family=family, backlog=128)
+        except OSError as error:
+            raise SollolError(
+                f"port {self.config.port} of {self.config.host} cannot be listened on "
+                f"({error.strerror or error}): choose another with --port, or end who has it"
+            ) from error
+        self.port = listener.getsockname()[1]
+        return listener
+
+
+@contextlib.contextmanager
+def _sigterm_ends() -> Iterator[None]:
+    """systemd and docker stop it as Ctrl-C does."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,86 @@
+// One stream of events per page. Where there is no room for another stream, it asks every few seconds instead.
+
+const ASK_MS = 5000;
+const HIDDEN_MS = 60000;
+
+export class Live {
+  constructor({ onLook, onTrouble, onState }) {
+    this.onLook = onLook;
+    this.onTrouble = onTrouble;
+    this.onState = onState;
+    this.source = null;
+    this.asking = 0;
+    this.path = "";
+    this.hiding = 0;
+    document.addEventListener("visibilitychange", () => this.seen());
+  }
+
+  /** Follow a look; whatever was followed before ends. */
+  follow(look, params) {
+    const query = new URLSearchParams(params || {}).toString();
+    this.path = `${look}${query ? "?" + query : ""}`;
+    this.open();
+  }
+
+  open() {
+    this.close();
+    this.onState("waiting");
+    const source = new EventSource(`/live/${this.path}`);
+    this.source = source;
+    source.addEventListener("look", (event) => this.take(event.data));
+    source.addEventListener("trouble", (event) => {
+      this.onState("trouble");
+      this.onTrouble(JSON.parse(event.data).error);
+    });
+    source.addEventListener("gone", () => location.reload());
+    source.onerror = () => {
+      if (this.source !== source) return;
+      this.onState("lost");
+      if (source.readyState === EventSource.CLOSED) this.ask();
+    };
+  }
+
+  close() {
+    clearTimeout(this.asking);
+    if (this.source) this.source.close();
+    this.source = null;
+  }
+
+  take(text) {
+    this.onState("live");
+    this.onLook(JSON.parse(text));
+  }
+
+  async ask() {
+    this.close();
+    const path = this.path;
+    try {
+      const answer = await fetch(`/api/${path}`, { cache: "no-store" });
+      if (answer.status === 401) return location.reload();
+      const told = await answer.json();
+      if (path !== this.path || this.source) return undefined;
+      if (answer.ok) {
+        this.onState("asking");
+        this.onLook(told);
+      } else {
+        this.onState("trouble");
+        this.onTrouble(told.error || "the page does not answer");
+      }
+    } catch {
+      this.onState("lost");
+    }
+    if (path === this.path && !this.source) this.asking = setTimeout(() => this.ask(), ASK_MS);
+    return undefined;
+  }
+
+  // A tab that nobody sees for a minute costs nothing.
+  seen() {
+    clearTimeout(this.hiding);
+    if (document.hidden) {
+      this.hiding = setTimeout(() => { this.close(); this.onState("paused"); this.isPaused = true; }, HIDDEN_MS);
+    } else if (this.isPaused) {
+      this.isPaused = false;
+      this.open();
+    }
+  }
+}

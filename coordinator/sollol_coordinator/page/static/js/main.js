@@ -1,0 +1,69 @@
+// Draws the page that the shell names, and keeps it drawn.
+
+import { show, h } from "./dom.js";
+import { listen } from "./actions.js";
+import { Live } from "./live.js";
+import { listenToPlots } from "./plot.js";
+import * as overview from "./views/overview.js";
+import * as nodes from "./views/nodes.js";
+import * as node from "./views/node.js";
+import * as jobs from "./views/jobs.js";
+import * as job from "./views/job.js";
+import * as groups from "./views/groups.js";
+import * as batches from "./views/batches.js";
+import * as apps from "./views/apps.js";
+import * as log from "./views/log.js";
+import * as control from "./views/control.js";
+
+const VIEWS = { overview, nodes, node, jobs, job, groups, batches, apps, log, control };
+const STATES = {
+  waiting: "connecting", live: "live", asking: "every 5 s", trouble: "Redis is away", lost: "page is away", paused: "paused",
+};
+
+const main = document.getElementById("view");
+const look = main.dataset.look;
+const view = VIEWS[look];
+const trouble = h("div", { class: "trouble", role: "alert", hidden: true });
+const body = h("div", { class: `view ${look}` });
+const badge = document.getElementById("live");
+
+function state(word) {
+  badge.dataset.state = word;
+  badge.querySelector(".text").textContent = STATES[word];
+}
+
+const params = () => Object.fromEntries(new URLSearchParams(location.search));
+
+const live = new Live({
+  onLook(told) {
+    trouble.hidden = true;
+    if (look === "overview") document.title = titleOf(told);
+    show(body, view.render(told, params(), go));
+    body.dataset.drawn = String(Number(body.dataset.drawn || 0) + 1);
+    if (view.after) view.after(told);
+  },
+  onTrouble(error) {
+    trouble.textContent = `${error}. What is shown below may be old.`;
+    trouble.hidden = false;
+  },
+  onState: state,
+});
+
+function titleOf(told) {
+  const errors = told.alerts.filter((alert) => alert.level === "error").length;
+  return `${errors ? `(${errors}) ` : ""}Overview · SOLLOL`;
+}
+
+/** Go on with other parameters, without loading the page anew. */
+function go(next) {
+  const query = new URLSearchParams(Object.entries(next).filter(([, value]) => value !== "" && value !== undefined));
+  history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
+  live.follow(look, params());
+}
+
+main.replaceChildren(...(view.frame ? [view.frame(params(), go)] : []), trouble, body);
+body.append(h("p", { class: "loading" }, "Reading the fabric…"));
+listen();
+listenToPlots();
+live.follow(look, params());
+addEventListener("popstate", () => live.follow(look, params()));

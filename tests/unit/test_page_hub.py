@@ -1,0 +1,128 @@
+"""The one reader behind all browsers: who follows the same look shares a read, and all reads keep to the budget."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from sollol_broker.errors import BrokerUnavailable
+from sollol_broker.portal import Portal
+from sollol_coordinator.page.hub import LONGEST_SECONDS, RATE, Hub, free_again
+
+
+class Looks:
+    """Counts how often it is read, and what that would cost."""
+
+    def __init__(self, seconds: float = 0.001) -> None:
+        self.reads: list[tuple[str, dict[str, str]]] = []
+        self.failing = False
+        self._seconds = seconds
+
+    def seconds(self, name: str) -> float:
+        return self._seconds
+
+    async def look(self, name: str, params: Mapping[str, str]) -> dict[str, Any]:
+        self.reads.append((name, dict(params)))
+        if self.failing:
+            raise BrokerUnavailable("Redis is away")
+        return {"number": len(self.reads)}
+
+    def spent(self) -> int:
+        return len(self.reads)
+
+
+@pytest.fixture
+def looks() -> Looks:
+    return Looks()
+
+
+@pytest.fixture
+def hub(looks: Looks) -> Iterator[Hub]:
+    portal = Portal("hub")
+    hub = Hub(looks, portal)
+    hub.start()
+    yield hub
+    hub.close()
+    portal.close()
+
+
+def test_twenty_followers_of_one_look_cost_one_read_each_time(looks: Looks, hub: Hub) -> None:
+    seen: list[list[int]] = [[] for _ in range(20)]
+
+    def follow(numbers: list[int]) -> None:
+        with hub.follow("overview", ()) as following:
+            while len(numbers) < 3:
+                news = following.next(20)
+                assert news is not None
+                numbers.append(json.loads(news[1])["number"])
+
+    threads = [threading.Thread(target=follow, args=(numbers,)) for numbers in seen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert all(len(numbers) == 3 and numbers == sorted(numbers) for numbers in seen)
+    assert len(looks.reads) <= max(numbers[-1] for numbers in seen) + 1
+
+
+def test_nobody_looks_and_nothing_is_read(looks: Looks, hub: Hub) -> None:
+    with hub.follow("overview", ()) as following:
+        assert following.next(20) is not None
+    hub.ask("other", ())  # the reader goes on to this, and leaves the first alone
+    reads = len([name for name, _ in looks.reads if name == "overview"])
+    hub.ask("third", ())
+    assert len([name for name, _ in looks.reads if name == "overview"]) == reads
+
+
+def test_parameters_make_another_look(looks: Looks, hub: Hub) -> None:
+    kind, text = hub.ask("jobs", (("state", "dead"),))
+    assert (kind, json.loads(text)) == ("look", {"number": 1})
+    assert looks.reads[0] == ("jobs", {"state": "dead"})
+
+
+def test_who_asks_a_moment_later_gets_the_same(hub: Hub) -> None:
+    slow = Looks(seconds=60)
+    hub.looks = slow
+    assert hub.ask("overview", ()) == hub.ask("overview", ())
+    assert len(slow.reads) == 1
+
+
+def test_a_redis_that_is_away_is_told_and_comes_back(looks: Looks, hub: Hub) -> None:
+    looks.failing = True
+    with hub.follow("overview", ()) as following:
+        news = following.next(20)
+        assert news is not None
+        assert (news[0], json.loads(news[1])) == ("trouble", {"error": "Redis is away"})
+        looks.failing = False
+        news = following.next(20)
+        assert news is not None
+        assert news[0] == "look"
+
+
+def test_a_page_that_stops_lets_its_followers_go() -> None:
+    portal = Portal("hub")
+    hub = Hub(Looks(seconds=60), portal)
+    hub.start()
+    with hub.follow("overview", ()) as following:
+        assert following.next(20) is not None
+        threading.Thread(target=hub.close).start()
+        with pytest.raises(EOFError):
+            following.next(20)
+    portal.close()
+
+
+@pytest.mark.parametrize("cost", [1, 30, 100, 199])
+def test_reads_one_after_another_keep_to_the_rate(cost: int) -> None:
+    now = free_at = 0.0
+    for _ in range(100):
+        now = max(now, free_at)
+        free_at = free_again(free_at, now, cost)
+    assert 100 * cost / free_at == pytest.approx(RATE)
+
+
+def test_what_is_very_large_is_still_read_now_and_then() -> None:
+    assert free_again(0.0, 10.0, 100_000) == 10.0 + LONGEST_SECONDS
