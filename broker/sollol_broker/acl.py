@@ -40,7 +40,8 @@ _RIGHTS: Final = {
     # Batches: each end of a job may be the end of a chunk.
     ("batch", "batches"): "rw rw rw rw r",
     ("batch_in", "batch_open", "batch_out", "batch_map", "batch_done", "batch_due"): "rw rw rw rw -",
-    ("app", "apps"): "rw rw - rw r",
+    # Submitting, and every end of a job, tell of its application.
+    ("app", "apps"): "rw rw rw rw r",
     ("caches",): "rw rw - rw -",
     # What processes say of themselves; no prompt, no answer.
     ("log",): "rw rw rw rw r",
