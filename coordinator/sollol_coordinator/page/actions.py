@@ -23,6 +23,7 @@ class Actions:
         self._operations = Operations(broker)
         self.verbs: dict[str, Verb] = {
             "cancel": self.cancel,
+            "priority": self.priority,
             "retry": self.retry,
             "drop": self.drop,
             "cordon": self.cordon,
@@ -49,12 +50,23 @@ class Actions:
             raise InvalidJob(f"job {job_id} is not known here (any more)", field="job")
         return "cancelled" if state == "cancelled" else f"it was {state} already"
 
+    async def priority(self, given: Mapping[str, str]) -> str:
+        """Give a waiting job another place in line."""
+        job_id, text = _needed(given, "job"), _needed(given, "priority")
+        priority = int(text) if text.isascii() and text.isdigit() and len(text) < 3 else -1
+        word = await self._operations.set_priority(job_id, priority)
+        if word != "changed":
+            raise InvalidJob(f"only jobs that wait can be moved in line; this one is {word}", field="job")
+        return f"priority {priority} from now on"
+
     async def retry(self, given: Mapping[str, str]) -> str:
-        """Put a dead letter back in line."""
+        """Put a dead letter, or a job that failed, back in line."""
         job_id = _needed(given, "job")
         word = (await self._operations.retry([job_id]))[job_id]
         if word not in _BACK_IN_LINE:
-            raise InvalidJob(f"only dead letters can be tried again; this job is {word}", field="job")
+            raise InvalidJob(
+                f"it cannot be tried again: it is {word}, and what it asked is no longer kept", field="job"
+            )
         return "back in line"
 
     async def drop(self, given: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ _MOST_PASSWORD_BYTES = 4096
               help="Where to listen. Anything but this machine alone asks everybody to log in.")  # fmt: skip
 @click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--login", is_flag=True, help="Ask for a login on this machine, too.")
-@click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+@click.option("--password-file", type=click.Path(path_type=Path),
               metavar="FILE",
               help="Its first line lets in, beside the fabric's API keys (`sollol keys`).")  # fmt: skip
 @click.option("--password-role", type=click.Choice([role.value for role in Role]),

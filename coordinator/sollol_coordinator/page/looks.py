@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from sollol_broker.apps import AppView
 from sollol_broker.batch_record import BatchView
 from sollol_broker.batch_store import BatchStore
 from sollol_broker.broker import Broker
@@ -198,9 +199,9 @@ class PageLooks:
         }
 
     async def apps(self, params: Mapping[str, str]) -> dict[str, Any]:
-        """Applications with a live client."""
+        """The applications of the last 7 days."""
         facts = await self._now()
-        return {"at": facts.now, "apps": [asdict(app) for app in facts.apps]}
+        return {"at": facts.now, "apps": [_app(app) for app in await self._registry.apps(silent=True)]}
 
     async def batches(self, params: Mapping[str, str]) -> dict[str, Any]:
         """The latest batches, newest first."""
@@ -258,6 +259,10 @@ def _row(state: str, job: JobView, now: float) -> dict[str, Any]:
         "ran_seconds": round(ran, 3),
         "first_token_seconds": round(job.first_token - job.submitted, 3) if begun else None,
     }
+
+
+def _app(app: AppView) -> dict[str, Any]:
+    return {**asdict(app), "own_version": app.own_version, "error_rate": app.error_rate}
 
 
 def _batch(view: BatchView, now: float) -> dict[str, Any]:

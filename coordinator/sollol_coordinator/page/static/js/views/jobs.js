@@ -58,6 +58,7 @@ export function buttons(job) {
   if (!mayOperate()) return "";
   const button = (verb, text, sure) => h("button", { type: "button", class: "quiet small", "data-do": verb, "data-job": job.id, "data-sure": sure || null, "data-key": verb }, text);
   if (job.state === "queued" || job.state === "running") return button("cancel", "Cancel", `Cancel the job ${job.id}? Whoever waits for it is told so.`);
+  if (job.state === "failed") return button("retry", "Try again");
   if (job.state === "dead") return [button("retry", "Try again"), button("drop", "Drop", `Forget the dead letter ${job.id} for good?`)];
   return "";
 }
