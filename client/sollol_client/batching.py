@@ -49,15 +49,18 @@ async def start_batch(
     chunk_seconds: float = 1.0,
     ahead_bytes: int = 32 * _MIB,
     max_result_bytes: int = 512 * _MIB,
+    payload: Mapping[str, Any] | None = None,
     **backend: Any,
 ) -> AsyncBatch:
     """Begin a batch, or go on with it where the id is known; see `AsyncClient.batch`.
 
     Args:
         app: whose it is; None = the client's.
+        payload: what the backend gets besides, whatever its names; ours are no arguments there.
     """
     for name in _NOT_HERE & backend.keys():
         raise InvalidJob(f"{name}: not for batches, leave it out", field=name)
+    backend = {**backend, **(payload or {})}
     kind, given = _asked({JobKind.EMBED: embed, JobKind.CHAT: chat, JobKind.GENERATE: generate})
     source = BatchSource(kind, given)
     sample: dict[str, Any] = {kind.value: [] if kind is JobKind.EMBED else "."}

@@ -56,17 +56,17 @@ async def _begun(http: httpx.AsyncClient, texts: list[str], **more: Any) -> dict
     return told
 
 
-def _has(http: httpx.AsyncClient, path: str, *states: str) -> Callable[[], Awaitable[bool]]:
+def _has(http: httpx.AsyncClient, path: str, state: str, **more: Any) -> Callable[[], Awaitable[bool]]:
     async def look() -> bool:
-        return (await http.get(path)).json()["status"] in states
+        return bool((await http.get(path, **more)).json()["status"] == state)
 
     return look
 
 
-async def _ended(http: httpx.AsyncClient, job_id: str, state: str = "completed") -> dict[str, Any]:
+async def _ended(http: httpx.AsyncClient, job_id: str, **more: Any) -> dict[str, Any]:
     path = f"/api/batch/jobs/{job_id}"
-    await wait_until(_has(http, path, state), timeout=40, what=f"the batch to be {state}")
-    told: dict[str, Any] = (await http.get(path)).json()
+    await wait_until(_has(http, path, "completed", **more), timeout=40, what="the batch to end")
+    told: dict[str, Any] = (await http.get(path, **more)).json()
     return told
 
 
@@ -171,6 +171,10 @@ async def test_one_application_does_not_see_anothers_batches(redis_url: str) -> 
         async with AsyncClient(redis_url) as client:
             (view,) = await client.batches()
         assert (view.app, view.priority) == ("one", 0)
+        sly = {**body, "id": job_id, "app": "one", "keep": False, "max_result_bytes": 1}
+        told = (await http.post("/api/batch/embed", json=sly, headers=two)).json()
+        assert told["job_id"] != job_id, "a field of the body is the backend's, and names no batch"
+        assert (await _ended(http, told["job_id"], headers=two))["progress"]["completed_items"] == 3
 
 
 async def test_a_webhook_is_told_of_a_batch_and_its_signature_holds(redis_url: str) -> None:

@@ -283,8 +283,13 @@ async def test_the_http_client(gateway: SOLLOL) -> None:
         assert len(await asyncio.to_thread(client.embed, "a", "embedder")) > 1
         many = await asyncio.to_thread(client.batch_embed, ["a", "b"], "embedder")
         assert len(many["embeddings"]) == 2
+        texts = [f"text {n}" for n in range(150)]
+        batch = await asyncio.to_thread(client.batch_embed, texts, "embedder")
+        assert (len(batch["embeddings"]), batch["errors"]) == (150, [])
+        one = await asyncio.to_thread(client.embed, texts[140], "embedder")
+        assert batch["embeddings"][140] == pytest.approx(one)
         assert (await asyncio.to_thread(client.health))["service"] == "SOLLOL"
-        assert (await asyncio.to_thread(client.stats))["total_requests"] == 3
+        assert (await asyncio.to_thread(client.stats))["total_requests"] > 3
         assert client.dashboard()["url"].endswith("/api/dashboard")
         with pytest.raises(BackendError, match="refused") as refused:
             await client.chat_async("hi", model="no-such-model")

@@ -94,7 +94,7 @@ class Batches:
                 ahead_bytes=2 * self._serving.config.max_body_bytes,
                 max_result_bytes=_MOST_RESULT_BYTES,
                 **{name: wishes.submit[name] for name in _SUBMIT if name in wishes.submit},
-                **backend,
+                payload=backend,
             )
         except NoNodeForModel as error:
             raise await self._explained(model, error) from None

@@ -106,7 +106,7 @@ class OpenAIBatchRun:
             max_result_bytes=_MOST_RESULT_BYTES,
             wait_for_node=True,
             metadata={"endpoint": record.endpoint, **(record.metadata or {})},
-            **record.shared,
+            payload=record.shared,
         )
 
     async def _ended(self, record: OpenAIBatch, batch: AsyncBatch) -> str:
