@@ -31,7 +31,8 @@ from sollol_broker.registry import ModelView
 # Nothing listens on port 1.
 NOWHERE = "redis://:hunter2@127.0.0.1:1/0"
 # Commands that ask no fabric, or have words of their own.
-_OTHERS = ("up", "demo", "acl", "bench", "setup-llama-cpp", "config", "completion")
+_OTHERS = ("up", "demo", "acl", "bench", "setup-llama-cpp", "config", "completion",
+           "install-service", "install-gpu-reporter")  # fmt: skip
 
 
 def run(*args: str, env: Mapping[str, str | None] | None = None, stdin: str = "") -> Result:

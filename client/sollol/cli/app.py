@@ -61,6 +61,15 @@ ENTRIES = {
     "discover": Entry(
         "Begin", "discover", "discover", "Find LLM servers on a network; front them.", "worker"
     ),
+    "install-service": Entry(
+        "Begin", "services", "install_service", "Have systemd run a worker, gateway, coordinator or page."
+    ),
+    "install-gpu-reporter": Entry(
+        "Begin",
+        "services",
+        "install_gpu_reporter",
+        "Have systemd tell the fabric of this machine's hardware.",
+    ),
     "config": Entry(
         "Begin", "config", "config", "Show, check and begin the file of settings.", takes_config=False
     ),
