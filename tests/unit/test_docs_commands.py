@@ -106,6 +106,8 @@ def _wrong_words(words: list[str]) -> list[str]:
         "-h",
         *(option for each in command.params for option in (*each.opts, *each.secondary_opts)),
     }
+    if "--" in rest:  # what follows is for another program
+        rest = rest[: rest.index("--")]
     given = (word.partition("=")[0].strip("[]…") for word in rest if re.match(r"\[?-{1,2}[a-z]", word))
     return [f"{path} has no {option}" for option in given if option not in known]
 
