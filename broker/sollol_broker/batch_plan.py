@@ -150,6 +150,7 @@ def chunk_submission(plan: BatchPlan, view: BatchView, chunk: Chunk, items: Sequ
         "priority": plan.priority,
         "payload": payload,
         "timeout_seconds": plan.timeout_seconds,
+        "metadata": {"batch": view.id, "bound_ms": plan.bound_ms},
     }
     embeds = plan.kind is JobKind.EMBED
     return Submission(

@@ -35,19 +35,24 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class EndedChunk:
-    """A chunk that has ended; only one of a single item can have failed."""
+    """A chunk that has ended; only one of a single item can have failed.
+
+    Attributes:
+        sent: the chunk that its job was sent with: a slow worker answers the first of its items, and leaves the rest.
+    """
 
     chunk: Chunk
     state: JobState
+    sent: Chunk
 
     @classmethod
     def parse(cls, text: bytes) -> EndedChunk:
         """What `settle_chunk` wrote."""
-        start, count, state = text.decode().split(":")
-        return cls(Chunk(int(start), int(count)), JobState(state))
+        start, count, state, sent = text.decode().split(":")
+        return cls(Chunk(int(start), int(count)), JobState(state), Chunk(int(start), int(sent)))
 
     def __bytes__(self) -> bytes:
-        return f"{self.chunk.start}:{self.chunk.count}:{self.state.value}".encode()
+        return f"{self.chunk.start}:{self.chunk.count}:{self.state.value}:{self.sent.count}".encode()
 
 
 @dataclass(frozen=True, slots=True)

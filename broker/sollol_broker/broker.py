@@ -436,6 +436,10 @@ class Broker:
         reply = await self.sure_link.call(*command)
         return Finished(reply[0] == 1, _claim_reply(reply[1]) if then else Claims())
 
+    async def part(self, lease: Lease, items: int) -> bool:
+        """Say that the answer to come is for the first items of a batch's chunk; False: the job is no longer ours."""
+        return bool(await self._call("part", *lease.arguments(), items) == 1)
+
     async def emit(self, lease: Lease, seq: int, piece: bytes, *, seam: Seam | None = None) -> int:
         """Show a piece: 1 shown, 0 the job is no longer ours, -n not shown, since Redis has lost piece n before it.
 

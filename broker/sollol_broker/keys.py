@@ -175,11 +175,11 @@ class Keys:
         return f"{self.prefix}:batch_out:{batch}"
 
     def batch_map(self, batch: str) -> str:
-        """Zset: "start:count:state" of a batch's ended chunks, by start. Lives like the batch."""
+        """Zset: "start:count:state:sent" of a batch's ended chunks, by start. Lives like the batch."""
         return f"{self.prefix}:batch_map:{batch}"
 
     def batch_done(self, batch: str) -> str:
-        """Stream: "start:count:state" of a batch's chunks in the order in which they ended. Lives like the batch."""
+        """Stream: "start:count:state:sent" of a batch's chunks in the order of their ends. Lives like the batch."""
         return f"{self.prefix}:batch_done:{batch}"
 
     @property

@@ -50,6 +50,7 @@ VERBS = (
     "spoil",
     "shed",
     "halt",
+    "part",
 )
 
 

@@ -65,7 +65,7 @@ def items_of(view: BatchView, ended: EndedChunk, data: bytes) -> Iterator[BatchI
     """The items of a chunk, of what it gave."""
     chunk = ended.chunk
     try:
-        outcome = read_outcome(view.job_id(chunk), ended.state, data)
+        outcome = read_outcome(view.job_id(ended.sent), ended.state, data)
         if isinstance(outcome, SollolError):
             yield from failed_items(chunk, outcome)
             return

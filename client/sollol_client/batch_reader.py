@@ -69,7 +69,7 @@ class BatchReader:
                 at = until
                 continue
             if not ended:
-                if view.state.is_terminal or not waits or (view.total is not None and at >= view.total):
+                if view.state.is_terminal or not waits:
                     return
                 await self._news(view)
                 continue

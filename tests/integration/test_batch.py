@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fabric import town, worker
+from paced import Paced, paced_worker
 from sollol_broker.errors import BackendError, InvalidJob, JobCancelled, JobLost, NoNodeForModel
 from sollol_broker.words import BatchState
 from sollol_client import AsyncClient, BatchItem, Client
@@ -94,6 +95,26 @@ async def test_what_fails_is_found_alone_and_the_rest_is_answered(
         with pytest.raises(BackendError, match="cannot be embedded"):
             _ = items[17].vector
         assert max(backend.sizes) == 32
+
+
+async def test_a_slow_node_takes_of_a_chunk_what_keeps_within_the_bound(
+    redis_url: str, client: AsyncClient
+) -> None:
+    class Slow(Paced):
+        async def embed(self, model: str, request, timeouts: Timeouts) -> Vectors:  # type: ignore[no-untyped-def]
+            sizes.append(len(request["input"]))
+            return await super().embed(model, request, timeouts)
+
+    sizes: list[int] = []
+    async with paced_worker(redis_url, Slow(models="m-embed", prompt_ms=20.0)):
+        batch = await client.batch(embed=_texts(200), model="m-embed", chunk=100)
+        items = [item async for item in batch.results()]
+        assert [item.index for item in items if item.ok] == list(range(200))
+        # 100 texts would take 8 s there, and one call is to take one.
+        assert 2 <= sizes[0] < 25
+        assert sum(sizes) == 200
+        direct = await client.submit(embed=_texts(200), model="m-embed")
+        assert [item.vector for item in items] == direct.embeddings
 
 
 async def test_stop_ends_a_batch_with_its_first_error(redis_url: str, client: AsyncClient) -> None:

@@ -96,7 +96,7 @@ async def test_a_batch_runs_from_its_first_chunk_to_its_last_item(town: Town) ->
     view = await town.view()
     assert (view.state, view.completed, view.in_bytes) == (BatchState.COMPLETED, 10, 0)
     assert await town.store.due(100) == []
-    assert await town.ended() == [EndedChunk(chunk, JobState.DONE) for chunk in chunks]
+    assert await town.ended() == [EndedChunk(chunk, JobState.DONE, chunk) for chunk in chunks]
     assert await town.store.results(view, await town.ended()) == [b"answer", b"answer"]
 
 
@@ -223,6 +223,29 @@ async def test_a_chunk_that_fails_is_cut_until_the_item_at_fault_is_alone(town: 
         (1, "failed"),
         (2, "done"),
     ]
+
+
+async def test_what_a_slow_worker_leaves_of_a_chunk_is_a_chunk_again(town: Town) -> None:
+    await town.begin()
+    await town.store.cut(town.id, [Chunk(0, 10)])
+    await town.send(Chunk(0, 10))
+    lost = await town.claim()
+    assert await town.fabric.broker.part(lost, 3)  # and dies; the next attempt's part is its own
+    await town.fabric.expire_lease(lost.job_id)
+    await town.fabric.reap()
+    lease = await town.claim()
+    assert not await town.fabric.broker.part(lost, 3)
+    assert await town.fabric.broker.part(lease, 4)
+    assert (await town.fabric.broker.finish(lease, b"answer")).taken
+    assert (await town.store.drive(town.id)).open == (Chunk(4, 6),)
+    assert await town.send(Chunk(4, 6)) == "queued"
+    late = await town.claim()
+    await town.fabric.broker.part(late, 2)
+    await town.fabric.expire_lease(late.job_id)
+    await town.fabric.reap()
+    await town.answer()
+    assert (await town.view()).state is BatchState.COMPLETED
+    assert [bytes(each) for each in await town.ended()] == [b"0:4:done:10", b"4:6:done:6"]
 
 
 async def test_what_is_read_is_dropped(town: Town) -> None:

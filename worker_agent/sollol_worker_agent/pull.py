@@ -277,7 +277,7 @@ class Puller:
             running.lane.learn(
                 answered.model,
                 answered.measured,
-                predicted_ms=0.0 if answered.is_rest else claimed.predicted_ms,
+                predicted_ms=0.0 if answered.is_rest or answered.part else claimed.predicted_ms,
                 actual_ms=run_ms,
                 cached_tokens=running.lane.holds(claimed.affinity),
             )

@@ -25,6 +25,7 @@ from .backends.resuming import refusal
 from .emitter import Emitter
 from .figures import Figures, Flow
 from .lane import Lane
+from .portion import bound_ms, first_texts
 from .so_far import SoFar, so_far
 from .takeover import Takeover
 
@@ -44,6 +45,7 @@ class Answered:
     Attributes:
         fields: the closing fields of the whole answer. measured: those of this attempt, to learn from.
         is_rest: it went on with what earlier attempts had said: what it took is not what the job takes.
+        part: of a batch's chunk, how many of its items it answers; 0 = all.
         first_at: monotonic time of its first piece, None = it has none. told_tokens: of its pieces, as they came.
     """
 
@@ -54,6 +56,7 @@ class Answered:
     is_rest: bool = False
     first_at: float | None = None
     told_tokens: int = 0
+    part: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -107,6 +110,7 @@ class Runner:
         self._collector = Collector(envelope.job_kind, envelope.model)
         self._flow = Flow(figures, envelope.model)
         self._first_at: float | None = None
+        self._part = 0
 
     async def run(self) -> Answered:
         """Ask the backend and gather its answer.
@@ -142,7 +146,9 @@ class Runner:
                 f"the answer has {len(data):,} bytes, the limit is {MAX_ANSWER_BYTES:,}: ask for less at once"
             )
         is_rest = self._takeover is not None and self._takeover.how in ("continued", "complete")
-        return Answered(data, self._envelope.model, whole, fields, is_rest, self._first_at, self._flow.tokens)
+        return Answered(
+            data, self._envelope.model, whole, fields, is_rest, self._first_at, self._flow.tokens, self._part
+        )
 
     @property
     def text_so_far(self) -> str:
@@ -164,6 +170,7 @@ class Runner:
         # Only we count the whole: a total timeout of the backend's would run out in the same moment.
         timeouts = replace(self._timeouts, total=0.0)
         if self._envelope.job_kind is JobKind.EMBED:
+            request = await self._portion(request)
             vectors = await self._lane.backend.embed(self._served_name(), request, timeouts)
             return embed_answer(self._envelope.model, vectors), dict(vectors.fields)
         if self._envelope.job_kind is JobKind.RERANK:
@@ -210,6 +217,18 @@ class Runner:
             retryable=elsewhere,
             said="" if kind in (JobKind.EMBED, JobKind.RERANK) else f'"{model}" does not support {kind}',
         )
+
+    async def _portion(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of a batch's chunk that would hold the slot for too long here: its first texts only, and Redis is told so."""
+        texts, bound = request.get("input"), bound_ms(self._envelope.metadata)
+        if not bound or not isinstance(texts, list):
+            return request
+        count = first_texts(texts, predicted_ms=self._claimed.predicted_ms, bound=bound)
+        if count == len(texts):
+            return request
+        self._part = count
+        await self._broker.part(self._claimed.lease, count)
+        return {**request, "input": texts[:count]}
 
     async def _request(self) -> Mapping[str, Any]:
         payload = self._envelope.payload

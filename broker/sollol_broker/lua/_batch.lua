@@ -8,7 +8,8 @@
 -- F:batch_in:ID    hash: index → item, until its answer is there
 -- F:batch_open:ID  hash: start → count of chunks that are jobs now; "count!" of one that failed and is to be cut
 -- F:batch_out:ID   hash: start → answer or error of a chunk
--- F:batch_map:ID   zset: "start:count:state" of ended chunks by start; F:batch_done:ID stream: the same in the order of ends
+-- F:batch_map:ID   zset: "start:count:state:sent" of ended chunks by start (sent: the count that its job had)
+-- F:batch_done:ID  stream: the same in the order in which they ended
 local BATCH_PARTS = {batch_key, batch_in_key, batch_open_key, batch_out_key, batch_map_key, batch_done_key}
 local BATCHES_KEPT = 10000
 local SEEN_DECAY = 0.8                     -- of the sums, with each chunk
@@ -53,8 +54,10 @@ local function end_if_done(F, batch, now)
 end
 
 -- Writes down how a chunk ended, once: whoever comes second does not find it open any more.
-local function settle_chunk(F, batch, start, count, state, data, now)
+-- sent: the count that its job had; it may have answered the first of its items only
+local function settle_chunk(F, batch, start, count, state, sent, data, now)
   local key, inputs, fields, bytes = batch_key(F, batch), batch_in_key(F, batch), {}, 0
+  local told = table.concat({start, count, state, sent}, ':')
   redis.call('HDEL', batch_open_key(F, batch), start)
   for i = 1, tonumber(count) do fields[i] = string.format('%.0f', tonumber(start) + i - 1) end
   for _, item in ipairs(redis.call('HMGET', inputs, unpack(fields))) do bytes = bytes + (item and #item or 0) end
@@ -62,20 +65,24 @@ local function settle_chunk(F, batch, start, count, state, data, now)
   redis.call('HINCRBY', key, 'in_bytes', -bytes)
   redis.call('HINCRBY', key, 'out_bytes', #data)
   redis.call('HSET', batch_out_key(F, batch), start, data)
-  redis.call('ZADD', batch_map_key(F, batch), start, start .. ':' .. count .. ':' .. state)
-  redis.call('XADD', batch_done_key(F, batch), '*', 'c', start .. ':' .. count .. ':' .. state)
+  redis.call('ZADD', batch_map_key(F, batch), start, told)
+  redis.call('XADD', batch_done_key(F, batch), '*', 'c', told)
   redis.call('HINCRBY', key, state == 'done' and 'completed' or 'failed', count)
   keep_batch(F, batch, redis.call('HGET', key, 'ttl'))
   end_if_done(F, batch, now)
 end
 
--- How long a chunk took, for the size of the next ones.
-local function note_speed(F, batch, id, now)
-  local key, job = batch_key(F, batch), redis.call('HMGET', job_key(F, id), 'claimed', 'chars')
-  local seen = redis.call('HMGET', key, 'seen_ms', 'seen_chars')
-  if not job[1] then return end
-  redis.call('HSET', key, 'seen_ms', ms(SEEN_DECAY * tonumber(seen[1] or 0) + math.max(0, now - tonumber(job[1]))),
-    'seen_chars', ms(SEEN_DECAY * tonumber(seen[2] or 0) + tonumber(job[2] or 0)))
+-- How many items of a chunk its job has answered, and notes how long that took, for the size of the next ones.
+local function answered_of(F, batch, id, count, now)
+  local key, job = batch_key(F, batch), redis.call('HMGET', job_key(F, id), 'claimed', 'chars', 'part', 'fence')
+  local fence, part = string.match(job[3] or '', '^(%d+):(%d+)$')
+  local answered = (part and fence == job[4]) and math.min(tonumber(part), tonumber(count)) or tonumber(count)
+  if job[1] then
+    local seen, chars = redis.call('HMGET', key, 'seen_ms', 'seen_chars'), tonumber(job[2] or 0) * answered / tonumber(count)
+    redis.call('HSET', key, 'seen_ms', ms(SEEN_DECAY * tonumber(seen[1] or 0) + math.max(0, now - tonumber(job[1]))),
+      'seen_chars', ms(SEEN_DECAY * tonumber(seen[2] or 0) + chars))
+  end
+  return answered
 end
 
 -- A job has ended: if it is a chunk, its batch takes the answer. What failed with company is cut by the driver, until the
@@ -90,7 +97,11 @@ local function end_chunk(F, id, state, data, now)
   elseif state ~= 'done' and state ~= 'cancelled' and tonumber(count) > 1 then
     redis.call('HSET', open, start, count .. '!')
   else
-    if state == 'done' then note_speed(F, batch, id, now) end
-    settle_chunk(F, batch, start, count, state, data, now)
+    local answered = tonumber(count)
+    if state == 'done' then answered = answered_of(F, batch, id, count, now) end
+    if answered < tonumber(count) then   -- a slow node: the rest is for whoever is free
+      redis.call('HSET', open, string.format('%.0f', tonumber(start) + answered), tonumber(count) - answered)
+    end
+    settle_chunk(F, batch, start, answered, state, count, data, now)
   end
 end

@@ -39,9 +39,10 @@ end
 local function finish(keys, a)
   local F, id = keys[1], a[1]
   local h = redis.call('HMGET', job_key(F, id), 'state', 'fence', 'nonce', 'worker', 'hfence', 'hnonce', 'queue', 'fair', 'task',
-    'chars', 'predicted', 'extra')
+    'chars', 'predicted', 'extra', 'part')
   local taken = 0
   if win(F, id, h[1], h[2], h[3], h[4], h[5], h[6], a[2], a[3]) then
+    if h[13] then h[10], h[11] = nil, nil end  -- what was asked for, and predicted, is more than what was done
     local job = {fair = read_fair(h[8]), task = h[9] or 'generation', chars = h[10], predicted = h[11], extra = tonumber(h[12] or 0)}
     local used = learn(F, h[7], job, tonumber(a[5]), tonumber(a[6]), tonumber(a[7]))
     redis.call('HSET', job_key(F, id), 'tokens', a[5] .. '|' .. a[6])

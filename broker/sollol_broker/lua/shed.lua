@@ -1,6 +1,6 @@
 -- shed: drop results that have been read. Safe to repeat.
 -- KEYS 1 fabric prefix
--- ARGV 1 batch, then "start:count:state" of each chunk
+-- ARGV 1 batch, then "start:count:state:sent" of each chunk
 -- returns how many were dropped
 -- allow-oom: it frees memory.
 local function shed(keys, a)

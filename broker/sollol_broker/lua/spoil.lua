@@ -8,7 +8,7 @@ local function spoil(keys, a)
   local state = redis.call('HGET', batch_key(F, id), 'state')
   local count = string.match(redis.call('HGET', batch_open_key(F, id), a[2]) or '', '^(%d+)!?$')
   if not state or is_over(state) or count ~= '1' then return 0 end
-  settle_chunk(F, id, a[2], count, 'failed', a[3], now_ms())
+  settle_chunk(F, id, a[2], count, 'failed', count, a[3], now_ms())
   return 1
 end
 verb('spoil', spoil, {'allow-oom'})
