@@ -42,7 +42,7 @@ class Portal:
         self._loop.call_soon_threadsafe(callback)
 
     def close(self) -> None:
-        """Stop the loop and end the thread."""
+        """Stop the loop and end the thread. What still runs is cancelled, so that nobody waits for it for ever."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=5)
@@ -52,5 +52,13 @@ class Portal:
         try:
             self._loop.run_forever()
         finally:
+            self._loop.run_until_complete(_cancel_all())
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
+
+
+async def _cancel_all() -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)

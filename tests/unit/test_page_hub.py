@@ -109,9 +109,11 @@ def test_a_page_that_stops_lets_its_followers_go() -> None:
     hub.start()
     with hub.follow("overview", ()) as following:
         assert following.next(20) is not None
-        threading.Thread(target=hub.close).start()
+        closing = threading.Thread(target=hub.close)
+        closing.start()
         with pytest.raises(EOFError):
             following.next(20)
+    closing.join(20)
     portal.close()
 
 
