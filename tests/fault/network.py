@@ -48,8 +48,10 @@ def network_to_cut() -> Iterator[Network]:
     if os.geteuid() != 0:
         pytest.skip("not root: no network can be made to be cut; CI runs as root")
     tag = uuid.uuid4().hex[:6]
-    name, cable, number = f"sollol-{tag}", f"so-{tag}", int(tag[:2], 16)
-    here, there = f"10.77.{number}.1", f"10.77.{number}.2"
+    name, cable = f"sollol-{tag}", f"so-{tag}"
+    # Of 16,384 networks of two: other tests may have theirs at the same time.
+    third, fourth = int(tag[:2], 16), int(tag[2:4], 16) & ~3
+    here, there = f"10.77.{third}.{fourth + 1}", f"10.77.{third}.{fourth + 2}"
     try:
         made = subprocess.run(("ip", "netns", "add", name), capture_output=True, text=True, check=False)
     except FileNotFoundError:
