@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +50,6 @@ async def read_correction(broker: Broker, model: str) -> Correction:
 async def write_correction(broker: Broker, model: str, correction: Correction) -> None:
     """Keep it."""
     key = broker.keys.estimate(key_part(model))
-    await broker.link.call(
-        "HSET", key, "compute", str(correction.compute), "beyond_mib", str(correction.beyond_mib)
-    )
-    await broker.link.call("PEXPIRE", key, _TTL_MS)
+    fields = ("compute", str(correction.compute), "beyond_mib", str(correction.beyond_mib))
+    # Sent as one: a coordinator that stops in between would leave a key that lives for ever.
+    await asyncio.gather(broker.link.call("HSET", key, *fields), broker.link.call("PEXPIRE", key, _TTL_MS))
