@@ -208,7 +208,7 @@ async def test_dead_letters_are_listed_retried_and_dropped(redis_url: str) -> No
 
         assert run(redis_url, "dead", "retry", "j1").stdout == "job j1 is back in line\n"
         assert await fabric.queue() == ["j1"]
-        assert "an operator put the dead letter back in line" in run(redis_url, "explain", "j1").stdout
+        assert "an operator put it back in line" in run(redis_url, "explain", "j1").stdout
         wrong = run(redis_url, "dead", "drop", "nobody", "j2")
         assert (wrong.exit_code, wrong.stdout) == (1, "job j2 is forgotten\n")
         assert "job nobody is no dead letter" in wrong.stderr

@@ -230,7 +230,7 @@ def test_a_flood_of_urgent_jobs_cannot_keep_one_waiting_beyond_the_bound(
 
 
 def test_priorities_that_are_bands_are_noticed(redis_url: str) -> None:
-    bands = mutant("  return start, start + behind\n", "  return start, start + 1e9 * behind\n")
+    bands = mutant("return start, start + behind_of(", "return start, start + 1e9 * behind_of(")
     with pytest.raises(AssertionError, match="starves"):
         in_fabric(
             redis_url,
