@@ -97,6 +97,6 @@ async def test_an_answer_that_was_read_stays_though_redis_has_forgotten_it(
             await asyncio.to_thread(older.go_back)
             ollama.models["tiny:latest"] = DoubleModel("tiny", answer="something else")
             await wait_until(lambda: len(ollama.seen.requests) == 2, timeout=20, what="the job to run again")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 assert (await client.attach(job.id)).text == "something else"
             assert (await job).text == FOX

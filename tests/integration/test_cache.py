@@ -403,21 +403,21 @@ def fabric(redis_url: str) -> Iterator[Town]:
 
 def test_threads_share_as_well(fabric: Town) -> None:
     with Client(fabric.url, app="tests") as client, Client(fabric.url, app="tests") as other:
-        assert client.submit(**COLD).result(timeout=10).routing.cached == ""
+        assert client.submit(**COLD).result(timeout=30).routing.cached == ""
         found = client.submit(**COLD)
         assert found.done()
         assert found.result().routing.cached == "local"
         assert list(found) == [FOX]
         assert found.state is JobState.DONE
         assert not found.cancel()
-        assert other.submit(**COLD).result(timeout=10).routing.cached == "shared"
+        assert other.submit(**COLD).result(timeout=30).routing.cached == "shared"
         assert other.invalidate_cache_by_model("tiny") == 1
-        assert other.submit(**COLD).result(timeout=10).routing.cached == ""
+        assert other.submit(**COLD).result(timeout=30).routing.cached == ""
         client.clear_cache()
         assert client.get_cache_stats()["size"] == 0
         exported = other.export_cache()
         assert client.import_cache(exported) == 1
-        assert client.submit(**COLD).result(timeout=10).routing.cached == "local"
+        assert client.submit(**COLD).result(timeout=30).routing.cached == "local"
         assert fabric.asked == 2
 
 
@@ -432,5 +432,5 @@ def test_a_thread_that_shares_and_cancels_only_stops_waiting(fabric: Town) -> No
         with pytest.raises(CancelledError):
             next(iter(leaves))
         fabric.go()
-        assert stays.result(timeout=10).text == made.result(timeout=10).text == FOX
+        assert stays.result(timeout=30).text == made.result(timeout=30).text == FOX
         assert fabric.asked == 1

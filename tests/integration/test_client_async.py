@@ -37,7 +37,7 @@ async def test_await_and_async_for(redis_url: str, ollama: OllamaDouble) -> None
         assert "".join(pieces) == (await job).text == FOX
         assert job.state is JobState.DONE
         assert [piece async for piece in client.submit(generate="hi", model="tiny")] == [FOX]
-        assert await client.submit(chat="hi", model="tiny").result(timeout=10)
+        assert await client.submit(chat="hi", model="tiny").result(timeout=30)
 
 
 async def test_tools_and_thinking_travel_in_pieces(redis_url: str) -> None:
@@ -136,7 +136,7 @@ async def test_pieces_that_were_lost_on_the_way_leave_no_gap(redis_url: str, oll
         await client.session.lookout.attend()
         await let_tokens_flow(ollama, 6)
         while len("".join(pieces)) < len("the quick brown fox jumps over"):
-            pieces.append(await asyncio.wait_for(anext(reader), timeout=5))
+            pieces.append(await asyncio.wait_for(anext(reader), timeout=30))
         ollama.tokens_may_flow.set()
         pieces += [piece async for piece in reader]
         assert "".join(pieces) == (await job).text == FOX

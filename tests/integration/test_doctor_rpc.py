@@ -37,6 +37,12 @@ def severities(told: dict[str, Any]) -> dict[str, set[str]]:
     return found
 
 
+def complaints(told: dict[str, Any]) -> set[str]:
+    """What is wrong, save the speed: that tells how busy this machine is."""
+    bad = {finding["id"] for finding in told["findings"] if finding["severity"] in ("warning", "error")}
+    return bad - {"rpc.latency", "rpc.bandwidth"}
+
+
 def _worker(url: str, name: str, ram_mib: int, model: Path, home: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "sollol_worker_agent.cli", "--redis", url, "--node", name]
     command += ["--model", f"big={model}", "--address", "127.0.0.1", "--ram", str(ram_mib)]
@@ -69,7 +75,8 @@ async def test_two_servers_and_the_split_of_a_model(
 
     code, told = await doctor(*endpoints, "--model", str(smollm2_path), "--context", "2048")
 
-    assert code == 0, told
+    assert code in (0, 1), told
+    assert not complaints(told)
     assert severities(told)["rpc.reachable"] == severities(told)["rpc.version"] == {"ok"}
     assert all(each["mib_per_s"] > 0 and each["trip_ms"] > 0 for each in told["endpoints"])
     assert [row["layers"] for row in told["split"]] == [16, 15]
@@ -112,7 +119,9 @@ async def test_a_model_is_found_by_its_name_in_ollamas_store(
     code, told = await doctor(endpoint, "--model", "smollm2:135m")
     unknown_code, unknown = await doctor(endpoint, "--model", "nothing")
 
-    assert (code, [row["layers"] for row in told["split"]]) == (0, [31])
+    assert code in (0, 1), told
+    assert not complaints(told)
+    assert [row["layers"] for row in told["split"]] == [31]
     assert (unknown_code, severities(unknown)["rpc.model"]) == (2, {"error"})
 
 

@@ -102,7 +102,7 @@ async def test_a_node_that_dies_is_taken_over_from_in_the_same_stream(redis_url:
         ):
             lines = answer.aiter_lines()
             got: list[str] = []
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while "fox" not in text_of(events_of("\n".join(got))):
                     got.append(await anext(lines))
             async with worker(redis_url, second.url, node="second"):
@@ -125,7 +125,7 @@ async def test_a_waiting_client_reads_its_place_in_comments(redis_url: str, path
         await wait_until(lambda: ollama.seen.generating, timeout=5, what="the only slot to be taken")
         async with http.stream("POST", path, json=BODIES[path]) as answer:
             lines = answer.aiter_lines()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 async for line in lines:
                     if line.startswith(": queued, position"):
                         break

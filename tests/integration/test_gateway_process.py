@@ -32,7 +32,7 @@ async def test_several_processes_serve_one_port_and_count_together(redis_url: st
         counted = 'sollol_gateway_requests_total{method="POST",path="/api/chat",status="200"} 6.0'
         assert counted in (await http.get("/metrics")).text
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             assert await process.wait() in (0, -signal.SIGTERM)
 
 

@@ -137,7 +137,11 @@ async def test_a_coordinator_killed_while_it_forms_a_group_is_replaced(fleet: Fl
     fleet.coordinator("second")
 
     assert job.result(timeout=150).text
-    assert len([group for group in client.groups() if group.state is GroupState.READY]) == 1
+    await wait_until(
+        lambda: [group.state for group in client.groups()] == [GroupState.READY],
+        timeout=30,
+        what="the one group is told to be ready",
+    )
 
 
 async def test_what_fits_nowhere_is_refused_with_reasons(fleet: Fleet, client: Client) -> None:

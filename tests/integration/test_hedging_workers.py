@@ -20,7 +20,7 @@ SHORT = {"num_predict": 32}
 # A job is predicted to take 35 ms: it is late after the least time that counts as late.
 _PACE: Mapping[str, Any] = {"prompt_ms": 0.1, "output_ms": 1}
 # Nothing that runs out may do what a cancel should have done.
-_LONG_LEASE: Mapping[str, Any] = {"lease_seconds": 30}
+_LONG_LEASE: Mapping[str, Any] = {"lease_seconds": 300}
 
 
 @pytest.fixture
@@ -101,10 +101,11 @@ async def test_a_loser_that_is_not_told_is_noticed(redis_url: str, client: Async
         await nodes.both_work()
         nodes.nodes[nodes.second].may_answer.set()
         await job
-        with pytest.raises(AssertionError, match="the other copy's end"):
-            await wait_until(
-                lambda: not nodes.nodes[nodes.first].now, timeout=0.5, what="the other copy's end"
-            )
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await wait_until(
+                    lambda: not nodes.nodes[nodes.first].now, timeout=10, what="the other copy's end"
+                )
 
 
 @pytest.mark.parametrize("more", [{"priority": 8}, {"hedge": False, "priority": 10}], ids=str)

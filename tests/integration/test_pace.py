@@ -181,7 +181,7 @@ async def test_a_backend_that_is_down_is_back_after_it_answers(redis_url: str) -
         assert lane.free == 0
         sick.is_down = False
         job = client.submit(chat="hi", model="m", wait_for_node=True)
-        assert (await job.result(timeout=20)).text == "hi"
+        assert (await job.result(timeout=30)).text == "hi"
         assert lane.health.state == "healthy"
 
 

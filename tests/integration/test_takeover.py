@@ -44,7 +44,7 @@ async def begun(job: AsyncJob, text: str = BEGUN) -> tuple[AsyncIterator[Delta],
     """A reader that has been shown `text`, and its pieces."""
     reader = aiter(job)
     pieces: list[Delta] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while "".join(pieces) != text:
             pieces.append(await anext(reader))
     return reader, pieces

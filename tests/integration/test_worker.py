@@ -197,7 +197,7 @@ async def test_a_deadline_and_the_cancel_that_follows_it_close_the_connection_to
     backend.close_seconds = 0.5  # longer than until the next look of a reaper
     async with worker(redis_url, backend), AsyncClient(redis_url) as client:
         with pytest.raises(DeadlineExceeded):
-            await client.submit(chat="hi", model="echo", deadline=0.1).result(timeout=5)
+            await client.submit(chat="hi", model="echo", deadline=0.1).result(timeout=30)
         await wait_until(lambda: backend.is_closed, timeout=5, what="the connection to be closed")
 
 
@@ -305,7 +305,7 @@ async def test_a_worker_survives_that_redis_forgets_it(redis_url: str) -> None:
             await raw.flushall()
         async with AsyncClient(redis_url) as client:
             job = client.submit(chat="hi", model="echo", wait_for_node=True)
-            assert (await job.result(timeout=5)).text == "hi"
+            assert (await job.result(timeout=30)).text == "hi"
 
 
 async def _abandon_some(client: AsyncClient) -> None:

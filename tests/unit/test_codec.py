@@ -70,10 +70,10 @@ def test_a_bomb_is_refused_before_it_grows(name: str) -> None:
 
 
 def test_a_refusal_is_quick() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(InvalidJob):
         unpack(_BOMBS["lists of empty maps"], max_bytes=2 * _MIB)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 @pytest.mark.parametrize(
