@@ -11,9 +11,17 @@ from typing import Any
 import pytest
 
 from sollol_broker.errors import BackendError, BackendTimeout
-from sollol_worker_agent.backends import Backend, OllamaBackend, OpenAIBackend, Piece, Timeouts
+from sollol_worker_agent.backends import (
+    Backend,
+    OllamaBackend,
+    OpenAIBackend,
+    Piece,
+    Timeouts,
+    connections,
+)
 from sollol_worker_agent.backends.http import HttpDoor
 from sollol_worker_agent.doubles.http_server import Handler, HttpServer, Reply, Request
+from waiting import wait_until
 
 PROMPT = "a prompt that nobody else may read"
 REQUEST = {"messages": [{"role": "user", "content": PROMPT}]}
@@ -332,6 +340,41 @@ async def test_many_answers_at_once_do_not_wait_for_each_other() -> None:
     async with ollama_at(handler) as backend:
         await asyncio.gather(*(ask(backend) for _ in range(150)))
     assert arrived == 150
+
+
+async def test_connections_are_used_again_and_those_that_are_idle_for_long_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    open_now = 0
+
+    async def handler(request: Request, reply: Reply) -> None:
+        nonlocal open_now
+        if reply.writer not in seen:
+            seen.append(reply.writer)
+        open_now = sum(not writer.is_closing() for writer in seen)
+        await together.wait()
+        await reply.line(LAST)
+        await reply.end()
+
+    async def ask(backend: OllamaBackend) -> None:
+        async for _ in backend.chat("m", REQUEST, PATIENT):
+            pass
+
+    seen: list[asyncio.StreamWriter] = []
+    together = asyncio.Barrier(8)
+    async with serving(handler) as server:
+        backend = OllamaBackend(server.url)
+        for _ in range(3):
+            await asyncio.gather(*(ask(backend) for _ in range(8)))
+        assert (server.connections, open_now) == (8, 8)
+        together = asyncio.Barrier(1)
+        monkeypatch.setattr(connections, "KEEPALIVE_SECONDS", -1.0)
+        await ask(backend)
+        await wait_until(
+            lambda: all(writer.is_closing() for writer in seen), timeout=20, what="the idle ones to be closed"
+        )
+        await backend.close()
+    assert server.connections <= 9
 
 
 @pytest.mark.parametrize("make", [OllamaBackend, OpenAIBackend])

@@ -122,7 +122,7 @@ def _summary(console: Console, fabric: LocalFabric, *, is_default: bool, is_open
     for model in served:
         console.print(f"  model    {model.name} ({', '.join(model.kinds)})")
     if fabric.gateway_url:
-        console.print(f"  gateway  {fabric.gateway_url} (the API of Ollama)")
+        console.print(f"  gateway  {fabric.gateway_url} (the APIs of Ollama, OpenAI and Anthropic)")
     console.print(f"  logs     {fabric.logs}\n")
     url = parse(fabric.url)
     shown = replace(url, username=None, password=None)

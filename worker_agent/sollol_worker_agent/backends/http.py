@@ -17,11 +17,10 @@ from typing import Any, Self, cast
 import httpx
 
 from sollol_broker.errors import BackendError, BackendTimeout
+from sollol_broker.version import VERSION
+from sollol_worker_agent.backends.connections import Connections
 from sollol_worker_agent.backends.protocol import Timeouts, Traffic
 from sollol_worker_agent.backends.refusals import advice, is_retryable, text_of
-
-# llama-server closes an idle connection after 5 s; we let go first, so that none dies under a request.
-_KEEPALIVE_SECONDS = 4.0
 
 # Servers end the body right behind the last line. Waiting this long for it lets the connection be reused.
 _DRAIN_SECONDS = 0.2
@@ -60,17 +59,15 @@ class HttpDoor:
         self.traffic = Traffic()
         # What the last answer said of who made it.
         self.powered_by = ""
-        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        self._headers = {
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            "User-Agent": f"sollol/{VERSION}",
+        }
         if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=256, keepalive_expiry=_KEEPALIVE_SECONDS
-            ),
-            # Proxy settings and .netrc of the machine are meant for the internet, not for localhost.
-            trust_env=False,
-        )
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._connections = Connections(is_https=parsed.scheme == "https")
 
     async def get(self, path: str, timeouts: Timeouts = ASK_TIMEOUTS) -> Any:
         """Fetch JSON.
@@ -98,7 +95,7 @@ class HttpDoor:
 
     async def close(self) -> None:
         """Close all connections; requests in flight end with BackendError."""
-        await self._client.aclose()
+        await self._connections.close()
 
     def _parsed(self, path: str, body: bytes) -> Any:
         try:
@@ -111,7 +108,7 @@ class HttpDoor:
                 retryable=True,
             ) from error
 
-    # LineStream alone calls the following three.
+    # LineStream alone calls the following.
 
     def _count(self, *, requests: int = 0, connections: int = 0, again: int = 0) -> None:
         seen = self.traffic
@@ -120,16 +117,19 @@ class HttpDoor:
     def _request(
         self, method: str, path: str, body: Mapping[str, Any] | None, connect: float, trace: Trace
     ) -> httpx.Request:
-        return self._client.build_request(
+        return httpx.Request(
             method,
             self.url + path,
+            headers=self._headers,
             content=None if body is None else encoded(body),
-            timeout=httpx.Timeout(None, connect=connect or None),
-            extensions={"trace": trace},
+            extensions={"trace": trace, "timeout": {"connect": connect or None}},
         )
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        return await self._client.send(request, stream=True)
+        return await self._connections.send(request)
+
+    async def _done(self, response: httpx.Response) -> None:
+        await self._connections.done(response)
 
 
 class LineStream:
@@ -262,7 +262,7 @@ class LineStream:
         if self._chunks is not None:
             await self._chunks.aclose()
         if self._response is not None:
-            await self._response.aclose()
+            await self._door._done(self._response)
 
     def _made_progress(self) -> None:
         self._phase = "between_tokens"
