@@ -9,6 +9,7 @@ from starlette.routing import Route
 from .anthropic_translate import message_asked
 from .anthropic_wire import MessageEvents
 from .body import parsed, read_body
+from .refusals import Refused
 from .replies import json_reply, stream_reply
 from .serving import Serving
 
@@ -21,7 +22,16 @@ class Anthropic:
 
     def routes(self) -> list[Route]:
         """Its paths."""
-        return [Route("/v1/messages", self.messages, methods=["POST"])]
+        return [
+            Route("/v1/messages", self.messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", self.count_tokens, methods=["POST"], include_in_schema=False),
+        ]
+
+    async def count_tokens(self, http: HttpRequest) -> Response:
+        """POST /v1/messages/count_tokens: as with Ollama, there is none. Its clients do without, and guess."""
+        raise Refused(
+            404, "tokens are not counted here; the answer of /v1/messages tells how many there were"
+        )
 
     async def messages(self, http: HttpRequest) -> Response:
         """POST /v1/messages."""

@@ -1,9 +1,11 @@
-"""LangChain's models for OpenAI and for Ollama against the gateway, over a real llama-server."""
+"""LangChain's models for OpenAI and for Ollama against the gateway; where it can be, against llama-server itself."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import openai
@@ -18,6 +20,8 @@ from conformance_kit import UNCACHED, Door
 from waiting import wait_until
 
 Make = Callable[..., Any]
+# The package keeps connections by address and timeout, longer than the event loop lives that they belong to.
+_timeouts = itertools.count(60)
 
 
 class Person(BaseModel):
@@ -32,21 +36,30 @@ def get_weather(city: str) -> str:
     return f"rain in {city}"
 
 
-@pytest.fixture(params=["openai", "ollama"])
-def make(request: pytest.FixtureRequest, ours: Door) -> Make:
-    """Makes a chat model of either package; the limit of tokens has a name of its own in each."""
+def openai_chat(url: str, tokens: int = 12, **more: Any) -> Any:
+    arguments = {"model": "smollm2", "temperature": 0, "max_retries": 0, "api_key": "none", **more}
+    arguments["timeout"] = next(_timeouts)
+    return ChatOpenAI(base_url=f"{url}/v1", max_tokens=tokens, default_headers=UNCACHED, **arguments)
 
-    def openai_chat(tokens: int = 12, **more: Any) -> Any:
-        arguments = {"model": "smollm2", "temperature": 0, "max_retries": 0, "api_key": "none", **more}
-        return ChatOpenAI(base_url=f"{ours.url}/v1", max_tokens=tokens, default_headers=UNCACHED, **arguments)
 
-    def ollama_chat(tokens: int = 12, **more: Any) -> Any:
-        arguments = {"model": "smollm2", "temperature": 0, **more}
-        return ChatOllama(
-            base_url=ours.url, num_predict=tokens, client_kwargs={"headers": UNCACHED}, **arguments
-        )
+def ollama_chat(url: str, tokens: int = 12, **more: Any) -> Any:
+    arguments = {"model": "smollm2", "temperature": 0, **more}
+    return ChatOllama(base_url=url, num_predict=tokens, client_kwargs={"headers": UNCACHED}, **arguments)
 
-    return openai_chat if request.param == "openai" else ollama_chat
+
+@pytest.fixture(params=[openai_chat, ollama_chat], ids=["openai", "ollama"])
+def ours_of(request: pytest.FixtureRequest, ours: Door) -> Make:
+    """Makes a chat model of either package before the gateway; the limit of tokens has a name of its own in each."""
+    return partial(request.param, ours.url)
+
+
+@pytest.fixture(params=["openai", "ollama", "openai, llama-server itself"])
+def make(request: pytest.FixtureRequest, smollm2_server: str) -> Make:
+    """The same, and one before llama-server."""
+    if request.param.endswith("itself"):
+        return partial(openai_chat, smollm2_server)
+    ours: Door = request.getfixturevalue("ours")
+    return partial(openai_chat if request.param == "openai" else ollama_chat, ours.url)
 
 
 def called(city: str) -> list[Any]:
@@ -81,16 +94,22 @@ async def test_an_answer_in_the_form_of_a_class(make: Make) -> None:
     assert isinstance(await chat.ainvoke("Ann is 30 years old."), Person)
 
 
-async def test_an_unknown_model_is_not_found(make: Make) -> None:
+async def test_an_unknown_model_is_not_found(ours_of: Make) -> None:
     with pytest.raises((openai.NotFoundError, ResponseError)) as refused:
-        await make(model="nope").ainvoke("hello")
+        await ours_of(model="nope").ainvoke("hello")
     assert refused.value.status_code == 404
 
 
+async def test_a_bad_request_says_what_is_bad(ours_of: Make) -> None:
+    with pytest.raises((openai.BadRequestError, ResponseError), match="top_p") as refused:
+        await ours_of(top_p=7).ainvoke("hello")
+    assert refused.value.status_code == 400
+
+
 async def test_a_caller_that_leaves_frees_the_server(
-    make: Make, is_idle: Callable[[], Awaitable[bool]]
+    ours_of: Make, is_idle: Callable[[], Awaitable[bool]]
 ) -> None:
-    stream = make(4000).astream("Count without end: 1, 2, 3,")
+    stream = ours_of(4000).astream("Count without end: 1, 2, 3,")
     await anext(stream)
     await stream.aclose()
     await wait_until(is_idle, timeout=3, what="the server's slot to be free")

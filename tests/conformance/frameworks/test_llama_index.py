@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.ollama import Ollama
 from ollama import ResponseError
+from pydantic import BaseModel
 
 from conformance_kit import Door
+from waiting import wait_until
 
 HELLO = [ChatMessage(role="user", content="Say hello.")]
+
+
+class Person(BaseModel):
+    """A person."""
+
+    name: str
+    age: int
 
 
 def get_weather(city: str) -> str:
@@ -56,3 +67,23 @@ async def test_an_unknown_model_is_not_found(ours: Door) -> None:
     with pytest.raises(ResponseError) as refused:
         await model(ours, model="nope").achat(HELLO)
     assert refused.value.status_code == 404
+
+
+async def test_a_bad_request_says_what_is_bad(ours: Door) -> None:
+    with pytest.raises(ResponseError, match="top_p") as refused:
+        await model(ours, options={"top_p": 7}).achat(HELLO)
+    assert refused.value.status_code == 400
+
+
+async def test_an_answer_in_the_form_of_a_class(ours: Door) -> None:
+    asked = model(ours, options={"num_predict": 60})
+    assert isinstance(await asked.astructured_predict(Person, PromptTemplate("Ann is 30 years old.")), Person)
+
+
+async def test_a_caller_that_leaves_frees_the_server(
+    ours: Door, is_idle: Callable[[], Awaitable[bool]]
+) -> None:
+    stream = await model(ours, options={"num_predict": 4000}).astream_chat(HELLO)
+    await anext(stream)
+    await stream.aclose()
+    await wait_until(is_idle, timeout=20, what="the server's slot to be free")
