@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .batch_record import BatchView
+from .batch_store import BatchStore
 from .broker import Broker
 from .errors import SollolError
 from .facts import Facts
@@ -22,12 +24,14 @@ from .groups import GroupState
 from .registry import NodeView
 from .series import COUNTS, PER_DOUBLING, TIMES, Point, Time, edge_ms
 from .series_reader import SeriesReader
-from .words import JobState
+from .words import BatchState, JobState
 
 # Label values of one kind, so that no stranger can fill a Prometheus; what is beyond counts under OTHER.
 MOST_HOSTS: Final = 256
 MOST_MODELS: Final = 64
 OTHER: Final = "other"
+# Each is a read of its own.
+_MOST_BATCHES: Final = 30
 # A scrape must not hang with a Redis that does: Prometheus gives up after ten seconds.
 _READ_SECONDS = 5.0
 _SCRAPE_SECONDS = 8.0
@@ -92,8 +96,12 @@ def job_families(totals: Totals) -> Iterator[Metric]:
         yield family
 
 
-def fabric_families(facts: Facts) -> Iterator[Metric]:
-    """What the fabric is like at this moment."""
+def fabric_families(facts: Facts, batches: Sequence[BatchView] = ()) -> Iterator[Metric]:
+    """What the fabric is like at this moment.
+
+    Args:
+        batches: the latest ones.
+    """
     yield _redis_up(1)
     yield from _queue_families(facts)
     yield from _host_families(sorted(facts.nodes, key=lambda node: node.name)[:MOST_HOSTS])
@@ -118,6 +126,12 @@ def fabric_families(facts: Facts) -> Iterator[Metric]:
     for each in GroupState:
         groups.add_metric((each.value,), sum(group.state is each for group in facts.groups))
     yield groups
+    of_batches = GaugeMetricFamily("sollol_batches", "The latest batches by state.", labels=("state",))
+    for kind in BatchState:
+        of_batches.add_metric((kind.value,), sum(batch.state is kind for batch in batches))
+    yield of_batches
+    open_items = sum(batch.fed - batch.done for batch in batches if not batch.state.is_terminal)
+    yield _gauge("sollol_batch_items_open", "Items of these batches without a result.", open_items)
     yield _gauge("sollol_has_leader", "1 while a coordinator leads.", int(bool(facts.leader)))
     server = facts.server
     yield _gauge("sollol_redis_memory_used_bytes", "Memory that Redis uses.", server.used_bytes)
@@ -146,15 +160,18 @@ class FabricFigures:
         self._broker = broker
         self._facts = FactsReader(broker)
         self._series = SeriesReader(broker)
+        self._batches = BatchStore(broker)
 
     async def families(self) -> list[Metric]:
         """All of them; with Redis away, that it is."""
         try:
             async with asyncio.timeout(_READ_SECONDS):
-                facts, totals = await asyncio.gather(self._facts.read(), self._series.totals())
+                facts, totals, batches = await asyncio.gather(
+                    self._facts.read(), self._series.totals(), self._batches.views(_MOST_BATCHES)
+                )
         except (SollolError, TimeoutError):
             return [_redis_up(0)]
-        return [*fabric_families(facts), *job_families(totals)]
+        return [*fabric_families(facts, batches), *job_families(totals)]
 
     async def server_families(self) -> list[Metric]:
         """Whether Redis answers, and nothing else."""

@@ -10,6 +10,7 @@ from sollol_broker.url import BrokerUrl
 
 from .advertise import Advertiser
 from .config import WorkerConfig
+from .figures import Figures
 from .hardware import HardwareReader
 from .names import worker_name
 
@@ -41,6 +42,7 @@ class Reporter:
             hardware=hardware or HardwareReader(),
             on_new_inbox=_nothing,
             on_change=_nothing,
+            figures=Figures(is_on=config.counts),
             kind="reporter",
         )
 
