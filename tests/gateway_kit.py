@@ -112,3 +112,27 @@ async def _is_up(http: httpx.AsyncClient) -> bool:
         return (await http.get("/readyz")).status_code == 200
     except httpx.TransportError:
         return False
+
+
+async def run_batches(http: httpx.AsyncClient, text: str, *, chat: str, embed: str) -> str:
+    """Run a batch of texts, and one of OpenAI's, with this text wherever one can stand; what the chat has answered."""
+    endpoint, names = "/v1/chat/completions", {"a": text}
+    body = {"model": chat, "messages": [{"role": "user", "content": text}]}
+    line = {"custom_id": text, "method": "POST", "url": endpoint, "body": body}
+    texts = {"model": embed, "documents": [text], "metadata": names}
+    job_id = (await http.post("/api/batch/embed", json=texts)).json()["job_id"]
+    form = {"file": (f"{text}.jsonl", json.dumps(line))}
+    file = (await http.post("/v1/files", data={"purpose": "batch"}, files=form)).json()
+    asked = {"input_file_id": file["id"], "endpoint": endpoint, "completion_window": "24h", "metadata": names}
+    batch_id = (await http.post("/v1/batches", json=asked)).json()["id"]
+
+    async def ended() -> bool:
+        paths = (f"/api/batch/jobs/{job_id}", f"/v1/batches/{batch_id}")
+        return all([(await http.get(path)).json()["status"] == "completed" for path in paths])
+
+    await wait_until(ended, timeout=40, what="the batches to end")
+    assert [each["id"] for each in (await http.get("/v1/batches")).json()["data"]] == [batch_id]
+    batch = (await http.get(f"/v1/batches/{batch_id}")).json()
+    told = json.loads((await http.get(f"/v1/files/{batch['output_file_id']}/content")).text)
+    assert (await http.delete(f"/v1/files/{file['id']}")).json()["deleted"]
+    return str(told["response"]["body"]["choices"][0]["message"]["content"])

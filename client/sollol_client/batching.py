@@ -62,7 +62,7 @@ async def start_batch(
         raise InvalidJob(f"{name}: not for batches, leave it out", field=name)
     backend = {**backend, **(payload or {})}
     kind, given = _asked({JobKind.EMBED: embed, JobKind.CHAT: chat, JobKind.GENERATE: generate})
-    source = BatchSource(kind, given)
+    source = given if isinstance(given, BatchSource) else BatchSource(kind, given)
     sample: dict[str, Any] = {kind.value: [] if kind is JobKind.EMBED else "."}
     request = build_request(
         app or session.app,

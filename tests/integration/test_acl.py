@@ -20,6 +20,7 @@ from redis.retry import Retry
 
 from fabric import CHAT_MODEL, EMBED_MODEL, let_tokens_flow, worker
 from fabric_kit import fabric_at
+from gateway_kit import gateway, run_batches
 from redis_7 import redis_7_on_path
 from sollol import AsyncClient
 from sollol.cli.app import app as command_line
@@ -126,6 +127,10 @@ _TABLE: list[tuple[str, tuple[str, ...]]] = [
     ("cgwkd", ("XREAD", "BLOCK", "1", "STREAMS", f"{F}:log", "0")),
     ("cgwkd", ("XREVRANGE", f"{F}:log", "+", "-")),
     ("cgwk-", ("XADD", f"{F}:log", "MAXLEN", "~", "10000", "*", "level", "info")),
+    ("-g---", ("HGET", f"{F}:file:x", "record")),
+    ("-g---", ("HSETNX", f"{F}:errand:x", "end", "r")),
+    ("-g---", ("ZADD", f"{F}:errands", "XX", "GT", "1", "x")),
+    ("-g---", ("ZREMRANGEBYSCORE", f"{F}:errands_of:a", "-inf", "1")),
     ("---kd", ("SMEMBERS", f"{F}:rq:queues")),
     ("---kd", ("HMGET", f"{F}:rq:job:1", "status")),
     ("---k-", ("HSET", f"{F}:rq:job:1", "status", "queued")),
@@ -191,6 +196,8 @@ async def test_every_role_does_its_work(at_work: Locked) -> None:
         ):
             await _a_clients_day(client, ollama)
             await _an_operators_day(url(Role.COORDINATOR))
+            async with gateway(url(Role.GATEWAY)) as http:
+                assert await run_batches(http, "hi", chat="tiny", embed="tiny-embed")
             await _look(url(Role.DASHBOARD))
             await _look(url(Role.CLIENT))
         async with AsyncClient(url(Role.CLIENT), app="acl") as client:

@@ -14,6 +14,7 @@ import redis
 
 from fabric import worker
 from fabric_kit import fabric_at
+from gateway_kit import gateway, run_batches
 from sollol import AsyncClient
 from sollol_broker.codec import pack
 from sollol_broker.embedded import EmbeddedBroker
@@ -90,6 +91,8 @@ async def _day(url: str) -> None:
                 shared = await other.submit(embed=[PROMPT], model="tiny-embed")
                 assert shared.routing.cached == "shared"
                 assert (await other.attach(early.id)).text == ANSWER
+            async with gateway(url) as http:
+                assert await run_batches(http, PROMPT, chat="tiny", embed="tiny-embed") == ANSWER
             ollama.faults.die_after_tokens = 2
             cut = client.submit(chat=PROMPT, model="tiny", stream=True)
             reader = aiter(cut)

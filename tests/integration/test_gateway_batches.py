@@ -16,10 +16,12 @@ import redis
 from fabric import CHAT_MODEL, EMBED_MODEL, worker
 from gateway_kit import gateway, gateway_process, listener
 from sollol_broker.api_keys import KeyRole
+from sollol_broker.errand_store import ErrandStore
 from sollol_broker.errors import BackendError
 from sollol_broker.key_store import KeyStore
 from sollol_broker.keys import Keys
 from sollol_client import AsyncClient
+from sollol_client.gateway.openai_batch_record import OpenAIBatch
 from sollol_worker_agent.backends import EchoBackend
 from sollol_worker_agent.doubles import OllamaDouble
 from waiting import wait_until
@@ -196,6 +198,36 @@ async def test_a_webhook_is_told_of_a_batch_and_its_signature_holds(redis_url: s
     text = f"{job_id}.{call.headers['webhook-timestamp']}.".encode() + call.body
     expected = base64.b64encode(hmac.digest(SECRET.encode(), text, "sha256")).decode()
     assert call.headers["webhook-signature"] == f"v1,{expected}"
+
+
+async def test_a_batch_is_over_when_its_window_is(redis_url: str) -> None:
+    """And one whose input is deleted fails; neither is tried again for ever."""
+    picky = Picky()
+    picky.may_answer.clear()
+    endpoint, body = "/v1/embeddings", {"model": "echo-embed", "input": "x"}
+    line = {"custom_id": "a", "method": "POST", "url": endpoint, "body": body}
+    async with worker(redis_url, picky), gateway(redis_url) as http, AsyncClient(redis_url) as client:
+        form = {"file": ("in.jsonl", json.dumps(line))}
+        file = (await http.post("/v1/files", data={"purpose": "batch"}, files=form)).json()
+        store = ErrandStore(client.session.broker)
+        now = await store.now_ms() / 1000
+        late = OpenAIBatch("batch_late", "gateway", endpoint, file["id"], "echo-embed", now - 86_400, now)
+        await store.put(late.id, late.as_dict(), listed_for="gateway")
+        await wait_until(_has(http, f"/v1/batches/{late.id}", "expired"), timeout=40, what="it to expire")
+        batch = (await http.get(f"/v1/batches/{late.id}")).json()
+        assert (batch["request_counts"]["failed"], batch["output_file_id"]) == (1, None)
+        told = json.loads((await http.get(f"/v1/files/{batch['error_file_id']}/content")).text)
+        assert (told["error"]["code"], told["response"]) == ("batch_expired", None)
+        asked = {"input_file_id": file["id"], "endpoint": endpoint, "completion_window": "24h"}
+        batch_id = (await http.post("/v1/batches", json=asked)).json()["id"]
+        path = f"/v1/batches/{batch_id}"
+        await wait_until(_has(http, path, "in_progress"), timeout=40, what="it to run")
+        await http.delete(f"/v1/files/{file['id']}")
+        picky.may_answer.set()
+        await wait_until(_has(http, path, "failed"), timeout=40, what="it to fail")
+        assert (await http.get(path)).json()["errors"]["data"][0]["code"] == "input_file_gone"
+        with redis.Redis.from_url(redis_url) as raw:
+            assert raw.zcard(Keys().errands) == 0
 
 
 async def test_a_gateway_that_is_killed_leaves_its_batches_to_another(redis_url: str, tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from sollol.batch.items import Item, Source, survey
 from sollol.batch.outputs import Row, check_output, errors_of, open_output, part_of
 from sollol.batch.state import Asked, State, check_same, locked, new_state, read_state, write_state
+from sollol.cli.app import app as command_line
 from sollol_broker.batch_record import check_batch_id
 from sollol_broker.errors import InvalidJob
 from sollol_broker.words import JobKind
@@ -221,3 +224,16 @@ def test_two_runs_do_not_write_to_one_file(tmp_path: Path) -> None:
     with locked(path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_its_package_a_table_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "sollol.batch.parquet", raising=False)
+    out = tmp_path / "out.parquet"
+    said = CliRunner().invoke(
+        command_line, ["batch", "embed", str(tmp_path / "x.txt"), "-m", "m", "-o", str(out)]
+    )
+    assert said.exit_code == 1
+    assert "pip install 'sollol[parquet]'" in said.stderr

@@ -144,9 +144,6 @@ class ParquetOutput(NpyOutput):
     """A table with `index`, `id`, `embedding` and `error`; made of a matrix at the end, as its format wants."""
 
     def __init__(self, path: Path, source: Source) -> None:
-        from . import parquet  # before any work is done: the package may be missing
-
-        self._write = parquet.write
         self._source = source
         super().__init__(path, source)
 
@@ -156,7 +153,9 @@ class ParquetOutput(NpyOutput):
         self._errors.close()
         matrix, errors = part_of(self._path), part_of(errors_of(self._path))
         table = self._path.with_name(f"{self._path.name}.whole")
-        self._write(table, matrix, errors, self._source)
+        from . import parquet
+
+        parquet.write(table, matrix, errors, self._source)
         os.replace(table, self._path)
         matrix.unlink()
         errors.unlink()
@@ -176,6 +175,7 @@ def check_output(path: Path, kind: JobKind) -> None:
 
     Raises:
         InvalidJob: not to a file of that sort, or there is no such folder.
+        ModuleNotFoundError: a package for it is not installed.
     """
     known = [ending for ending, (_, kinds) in _KINDS.items() if kind in kinds]
     if path.suffix.lower() not in known:
@@ -183,13 +183,15 @@ def check_output(path: Path, kind: JobKind) -> None:
         raise InvalidJob(f"{path}: {what} go into files that end with {', '.join(known)}", field="output")
     if not path.parent.is_dir():
         raise InvalidJob(f"{path}: there is no folder {path.parent}", field="output")
+    if path.suffix.lower() == ".parquet":
+        from . import parquet  # noqa: F401  # its package may be missing: better known now than in the morning
 
 
 def open_output(path: Path, source: Source) -> Output:
     """The writer of a file, by its ending; it goes on where an earlier run was broken off.
 
     Raises:
-        InvalidJob: see `check_output`. ModuleNotFoundError: a package for it is not installed.
+        InvalidJob, ModuleNotFoundError: see `check_output`.
     """
     check_output(path, source.kind)
     return _KINDS[path.suffix.lower()][0](path, source)

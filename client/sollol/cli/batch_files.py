@@ -76,7 +76,10 @@ def run_file(
     from ..batch.outputs import check_output
     from ..batch.run import Wanted
 
-    check_output(out, kind)
+    try:
+        check_output(out, kind)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, "batch", "parquet") from None
     wanted = Wanted(
         survey(file, kind, field),
         out,
@@ -92,10 +95,7 @@ def run_file(
         fresh,
     )
     began = time.monotonic()
-    try:
-        done = asyncio.run(_shown(url, wanted, as_json=as_json))
-    except ModuleNotFoundError as error:
-        raise missing_extra(error, "batch", "parquet") from None
+    done = asyncio.run(_shown(url, wanted, as_json=as_json))
     _report(done, time.monotonic() - began, as_json=as_json)
     if done.failed:
         ctx.exit(_FAILED_ITEMS)

@@ -6,20 +6,22 @@ Each step can be done again, by another gateway: what counts lies in Redis.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
+from sollol_broker.batch_plan import Item
 from sollol_broker.batch_record import BatchView
 from sollol_broker.batch_store import BatchStore
 from sollol_broker.errand_store import Errand, ErrandStore
 from sollol_broker.errors import JobCancelled, JobLost
 from sollol_broker.file_store import FileStore, StoredFile, Upload
-from sollol_broker.words import BatchState
+from sollol_broker.words import BatchState, JobKind
 
 from ..aio import AsyncClient
 from ..batch import AsyncBatch
+from ..batch_input import BatchSource
 from ..batch_item import BatchItem
 from ..batching import start_batch
 from .openai_batch_lines import ENDPOINTS, MOST_LINES, Faults, Line, LineFault, Reader, told_line
@@ -29,6 +31,8 @@ from .openai_batch_record import OpenAIBatch
 _MOST_FAULTS = 100
 # Lines are read between two turns for others.
 _LINES_AT_ONCE = 64
+# Of those that are fed.
+_ITEMS_AT_ONCE = 256
 # Between two looks whether somebody wants it to end.
 _LOOK_SECONDS = 1.0
 # For which its results stay in the fabric if no gateway is there to write them into files.
@@ -93,7 +97,8 @@ class OpenAIBatchRun:
         return checked.came_to("in_progress", now)
 
     async def _started(self, record: OpenAIBatch) -> AsyncBatch:
-        asked: dict[str, Any] = {ENDPOINTS[record.endpoint].value: self._items(record)}
+        kind = ENDPOINTS[record.endpoint]
+        asked: dict[str, Any] = {kind.value: LineSource(kind, lambda: self._lines(record))}
         return await start_batch(
             self._client.session,
             app=record.app,
@@ -192,12 +197,6 @@ class OpenAIBatchRun:
             record.id, BatchState.FAILED, "its input cannot be read"
         )
 
-    async def _items(self, record: OpenAIBatch) -> AsyncGenerator[Any, None]:
-        async with aclosing(self._lines(record)) as lines:
-            async for line in lines:
-                for item in line.items():
-                    yield item
-
     async def _lines(self, record: OpenAIBatch) -> AsyncGenerator[Line, None]:
         reader = Reader(record.endpoint, record.model, checks_ids=False)
         async with aclosing(self._texts(record)) as texts:
@@ -221,6 +220,34 @@ class OpenAIBatchRun:
 
     async def _now(self) -> float:
         return await self._errands.now_ms() / 1000
+
+
+class LineSource(BatchSource):
+    """The items of an input file, many at a time; what is wrong with a line has been found before.
+
+    Args:
+        lines: reads the file from its beginning.
+    """
+
+    def __init__(self, kind: JobKind, lines: Callable[[], AsyncGenerator[Line, None]]) -> None:
+        super().__init__(kind, ())
+        self.total = None
+        self._lines = lines
+
+    async def blocks(self, skip: int = 0) -> AsyncGenerator[list[Item], None]:
+        """See BatchSource."""
+        index, block = 0, list[Item]()
+        async with aclosing(self._lines()) as lines:
+            async for line in lines:
+                for given in line.items():
+                    if index >= skip:
+                        block.append(self._item(given, index))
+                    index += 1
+                if len(block) >= _ITEMS_AT_ONCE:
+                    yield block
+                    block = []
+        if block:
+            yield block
 
 
 _NEVER_RUN = BatchItem(-1, error=JobCancelled("the batch ended before this request was answered"))
