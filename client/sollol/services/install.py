@@ -16,6 +16,8 @@ from sollol_broker.errors import SollolError
 from .unit import GROUPS, Service, below_homes
 
 _PACKAGES = ("sollol", "sollol_broker", "sollol_client", "sollol_worker_agent", "sollol_coordinator")
+# Where a program comes with another one's extra.
+_EXTRAS = {"sollol-dashboard": "coordinator"}
 _SYSTEM = Path("/etc/systemd/system")
 # As sd_booted(3) looks.
 _BOOTED = Path("/run/systemd/system")
