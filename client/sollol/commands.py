@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-__all__ = ["coordinator", "gateway", "worker"]
+__all__ = ["coordinator", "dashboard", "gateway", "worker"]
 
 
 def worker() -> None:
@@ -21,6 +21,11 @@ def gateway() -> None:
 def coordinator() -> None:
     """`sollol-coordinator`."""
     _run("sollol_coordinator.cli", command="sollol-coordinator", extra="coordinator")
+
+
+def dashboard() -> None:
+    """`sollol-dashboard`."""
+    _run("sollol_coordinator.page.cli", command="sollol-dashboard", extra="coordinator")
 
 
 def _run(module: str, *, command: str, extra: str) -> None:

@@ -30,10 +30,10 @@ _CLIENT_NEEDS = {
     "typing-inspection",
 }
 _ADDS = {
-    "cli": "sollol",
-    "worker": "sollol-worker",
-    "gateway": "sollol-gateway",
-    "coordinator": "sollol-coordinator",
+    "cli": ["sollol"],
+    "worker": ["sollol-worker"],
+    "gateway": ["sollol-gateway"],
+    "coordinator": ["sollol-coordinator", "sollol-dashboard"],
 }
 
 
@@ -145,16 +145,16 @@ def test_the_bare_client_is_small_and_names_what_is_missing(machine: Machine) ->
     assert {"redis", "pydantic", "asyncio", "msgpack"}.isdisjoint(said.stdout.split())
     said = machine.run("python", "-W", "error", "-c", "from sollol import AsyncClient, Client, Priority")
     assert (said.returncode, said.stderr) == (0, "")
-    for extra, command in _ADDS.items():
+    for extra, command in ((extra, command) for extra, all_of in _ADDS.items() for command in all_of):
         said = machine.run(command, "--help")
         assert said.returncode == 1
         assert said.stderr.endswith(f"pip install 'sollol[{extra}]'\n")
         assert "Traceback" not in said.stderr
 
 
-@pytest.mark.parametrize(("extra", "command"), _ADDS.items())
-def test_each_extra_brings_what_its_command_needs(
-    machine: Machine, tmp_path: Path, extra: str, command: str
+@pytest.mark.parametrize(("extra", "commands"), _ADDS.items())
+def test_each_extra_brings_what_its_commands_need(
+    machine: Machine, tmp_path: Path, extra: str, commands: list[str]
 ) -> None:
     folder = tmp_path / "machine"
     shutil.copytree(machine.folder, folder, symlinks=True)
@@ -163,9 +163,10 @@ def test_each_extra_brings_what_its_command_needs(
             script.write_bytes(text.replace(bytes(machine.folder), bytes(folder)))
     alone = Machine(folder, machine.wheel)
     alone.install(extra)
-    said = alone.run(command, "--help")
-    assert said.stderr == ""
-    assert (said.returncode, said.stdout.startswith(f"Usage: {command}")) == (0, True)
+    for command in commands:
+        said = alone.run(command, "--help")
+        assert said.stderr == ""
+        assert (said.returncode, said.stdout.startswith(f"Usage: {command}")) == (0, True)
 
 
 def _build(tree: Path, into: Path, *arguments: str) -> Path:

@@ -17,6 +17,7 @@ _COMMANDS = {
     "sollol-worker": ("sollol_worker_agent.cli", "main"),
     "sollol-gateway": ("sollol_client.gateway.cli", "main"),
     "sollol-coordinator": ("sollol_coordinator.cli", "main"),
+    "sollol-dashboard": ("sollol_coordinator.page.cli", "main"),
 }
 _LANGUAGES = {
     "sh",
