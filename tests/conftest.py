@@ -27,6 +27,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # What whoever runs the tests has set for himself is none of theirs.
 os.environ["SOLLOL_CONFIG"] = os.devnull
 
+# Begun first, so that none of them is what the other processes wait for at the end; those that compute stand between
+# those that wait.
+_LONG = """
+    groups failover cli_fabric lost_replies takeover_llama leader_storm kill_storm examples group_network release
+    faulty_backends pool power_cut setup_llama_cpp worker_process heartbeat doctor_rpc openai client_sync canaries acl
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first; else all stays in order."""
+    places = {f"test_{name}": place for place, name in enumerate(_LONG.split())}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @pytest.fixture(autouse=True)
 def environment_stays() -> Iterator[None]:
