@@ -93,6 +93,7 @@ ENTRIES = {
     "jobs": Entry("Look", "jobs", "jobs", "The latest jobs, or one of them."),
     "apps": Entry("Look", "apps", "apps", "The applications, and what became of their jobs."),
     "explain": Entry("Look", "explain", "explain", "Why a job is where it is, node by node."),
+    "top": Entry("Look", "top", "top", "Watch it all: nodes, queues, speeds, what is wrong."),
     "logs": Entry("Look", "logs", "logs", "What workers, gateways and coordinators say, live."),
     "stats": Entry("Look", "stats", "stats", "Totals since the fabric began, per node too."),
     "limits": Entry("Steer", "limits", "limits", "What may be handed in: queues, quotas of applications."),

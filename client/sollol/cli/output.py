@@ -41,7 +41,7 @@ def print_json(value: object) -> None:
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]]) -> None:
     """A table on stdout."""
-    console = _console()
+    shown = console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(
@@ -52,18 +52,18 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]])
         )
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    console.print(table)
+    shown.print(table)
 
 
 def print_lines(rows: Sequence[Sequence[str | Cell]]) -> None:
     """Rows without a header on stdout; the last column is wrapped where the terminal ends."""
-    console = _console()
+    shown = console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for index in range(len(rows[0])):
         table.add_column(no_wrap=index < len(rows[0]) - 1)
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    console.print(table)
+    shown.print(table)
 
 
 def say(text: str) -> None:
@@ -101,11 +101,12 @@ def _text(cell: str | Cell) -> Text:
     return Text(printable(cell.text), style=cell.style) if isinstance(cell, Cell) else Text(printable(cell))
 
 
-def _console() -> Console:
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _WIDE
-    return console
+def console() -> Console:
+    """Where tables are printed."""
+    made = Console(highlight=False, markup=False, emoji=False)
+    if not made.is_terminal:
+        made.width = _WIDE
+    return made
 
 
 def _plain(value: object) -> Any:
