@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,9 +31,9 @@ class Site:
         assert found is not None
         return found[1]
 
-    async def look(self, name: str, **params: str) -> dict[str, Any]:
+    async def look(self, which: str, **params: str) -> dict[str, Any]:
         """A look, once."""
-        answer = await self.http.get(f"/api/{name}", params=params)
+        answer = await self.http.get(f"/api/{which}", params=params)
         assert answer.status_code == 200, answer.text
         told: dict[str, Any] = answer.json()
         return told
@@ -43,9 +43,9 @@ class Site:
         headers = {"X-CSRF-Token": token if token is not None else await self.token()}
         return await self.http.post(f"/do/{verb}", data=given, headers=headers)
 
-    async def events(self, name: str, **params: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    async def events(self, which: str, **params: str) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """The stream of a look: ("look" or "trouble", what it says)."""
-        async with self.http.stream("GET", f"/live/{name}", params=params) as answer:
+        async with self.http.stream("GET", f"/live/{which}", params=params) as answer:
             assert answer.status_code == 200
             kind = ""
             async for line in answer.aiter_lines():
@@ -58,7 +58,7 @@ class Site:
 @asynccontextmanager
 async def site(redis_url: str, **config: Any) -> AsyncIterator[Site]:
     """A page of a fabric; at the end all of its streams have ended, too."""
-    page = Page(redis_url, PageConfig(port=0, **config), environ={})
+    page = Page(redis_url, PageConfig(port=0, **config), environ={}, patience_seconds=1.0)
     await asyncio.to_thread(page.start)
     try:
         async with httpx.AsyncClient(base_url=page.url, trust_env=False, timeout=30) as http:

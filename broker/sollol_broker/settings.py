@@ -145,6 +145,7 @@ SETTINGS: Final = (
     Setting("up", "workers", "whole", "1", "Worker agents to start."),
     Setting("up", "model", "list", "servers found here, else two small models", "Model files to serve."),
     Setting("up", "gateway_port", "whole", "8000", "Port of the gateway; 0 = none."),
+    Setting("up", "dashboard_port", "whole", "8080", "Port of the monitoring page; 0 = none."),
     Setting("up", "announce", "yes/no", "no", "Let workers of the local network join; Redis gets a password."),
 )  # fmt: skip
 

@@ -60,7 +60,17 @@ async def test_a_fabric_grows_over_a_network_by_being_announced_and_by_adoption(
     with hosts(3) as network:
         third = network.address(2)
         first = {"SOLLOL_HOME": str(tmp_path), "SOLLOL_REDIS_URL": ""}
-        up = ("sollol.cli", "up", "--announce", "--gateway-port", "0", "--model", f"toy={toy_chat_model}")
+        up = (
+            "sollol.cli",
+            "up",
+            "--announce",
+            "--gateway-port",
+            "0",
+            "--dashboard-port",
+            "0",
+            "--model",
+            f"toy={toy_chat_model}",
+        )
         llama = (str(server.path), "-m", str(toy_chat_model), "--alias", "other", "--host", third, "-t", "1")
         worker = ("sollol_worker_agent.cli", "--find", "--backend", "echo://?models=echo", "--node", "second")
         nobody = {"SOLLOL_REDIS_URL": ""}

@@ -96,7 +96,7 @@ def test_a_redis_that_is_away_is_told_and_comes_back(looks: Looks, hub: Hub) -> 
     with hub.follow("overview", ()) as following:
         news = following.next(20)
         assert news is not None
-        assert (news[0], json.loads(news[1])) == ("trouble", {"error": "Redis is away"})
+        assert (news[0], json.loads(news[1])) == ("trouble", {"error": "Redis is away", "status": 503})
         looks.failing = False
         news = following.next(20)
         assert news is not None

@@ -26,6 +26,9 @@ from ..local.fabric import LocalFabric, free_port
 _CHECK_SECONDS = 1.0
 _DEFAULT_PORT = 6379
 _GATEWAY_PORT = 8000
+_DASHBOARD_PORT = 8080
+# What an extra brings, by its name.
+_PACKAGES = {"gateway": ("starlette", "uvicorn", "prometheus_client"), "page": ("flask", "waitress")}
 
 
 @click.command()
@@ -41,13 +44,21 @@ _GATEWAY_PORT = 8000
               "else two small models.")  # fmt: skip
 @click.option("--gateway-port", default=_GATEWAY_PORT, show_default=True, type=click.IntRange(0, 65535),
               help="Port of the gateway on 127.0.0.1; a free one when it is in use; 0 = no gateway.")  # fmt: skip
+@click.option("--dashboard-port", default=_DASHBOARD_PORT, show_default=True, type=click.IntRange(0, 65535),
+              help="Port of the monitoring page on 127.0.0.1; a free one when it is in use; 0 = no page.")  # fmt: skip
 @click.option("--announce", is_flag=True,
               help="Let workers of the local network join with `sollol-worker --find` (mDNS): the private Redis "
               "listens there, too, and asks for a password.")  # fmt: skip
 def up(
-    redis_url: str | None, port: int, workers: int, models: tuple[str, ...], gateway_port: int, announce: bool
+    redis_url: str | None,
+    port: int,
+    workers: int,
+    models: tuple[str, ...],
+    gateway_port: int,
+    dashboard_port: int,
+    announce: bool,
 ) -> None:
-    """Start a private Redis, a worker and a gateway here, and keep them running until Ctrl-C."""
+    """Start a private Redis, a worker, a gateway and the monitoring page here, and keep them running until Ctrl-C."""
     console = Console(highlight=False, stderr=True)
     # SIGTERM (systemd, docker stop) ends it as Ctrl-C does: in order.
     signal.signal(signal.SIGTERM, _interrupt)
@@ -62,7 +73,8 @@ def up(
         port=None if redis_url else free_port(port),
         workers=workers,
         models=tuple(_named(model) for model in models),
-        gateway_port=free_port(gateway_port) if gateway_port and _has_gateway(console) else None,
+        gateway_port=free_port(gateway_port) if gateway_port and _has(console, "gateway") else None,
+        dashboard_port=free_port(dashboard_port) if dashboard_port and _has(console, "page") else None,
         progress=lambda said: console.print(f"[dim]…[/] {said}"),
     )
     try:
@@ -80,10 +92,10 @@ def up(
         console.print("stopped: nothing is left running")
 
 
-def _has_gateway(console: Console) -> bool:
-    if all(find_spec(package) for package in ("starlette", "uvicorn", "prometheus_client")):
+def _has(console: Console, extra: str) -> bool:
+    if all(find_spec(package) for package in _PACKAGES[extra]):
         return True
-    console.print("no gateway, since it is not installed: pip install 'sollol[gateway]'")
+    console.print(f"no {extra}, since it is not installed: pip install 'sollol\\[{extra}]'")
     return False
 
 
@@ -123,6 +135,8 @@ def _summary(console: Console, fabric: LocalFabric, *, is_default: bool, is_open
         console.print(f"  model    {model.name} ({', '.join(model.kinds)})")
     if fabric.gateway_url:
         console.print(f"  gateway  {fabric.gateway_url} (the APIs of Ollama, OpenAI and Anthropic)")
+    if fabric.dashboard_url:
+        console.print(f"  page     {fabric.dashboard_url} (in a browser: what every machine does)")
     console.print(f"  logs     {fabric.logs}\n")
     url = parse(fabric.url)
     shown = replace(url, username=None, password=None)

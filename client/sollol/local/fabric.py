@@ -49,6 +49,7 @@ class LocalFabric:
         password: that the private Redis asks for; None = none. listen: addresses of this machine on which it listens
             besides.
         gateway_port: where a gateway listens on 127.0.0.1; None = there is none.
+        dashboard_port: where the monitoring page listens on 127.0.0.1; None = there is none.
         progress: told in a few words what happens.
     """
 
@@ -67,6 +68,7 @@ class LocalFabric:
         ram_mib: int | None = None,
         directories: Sequence[Path] = (),
         gateway_port: int | None = None,
+        dashboard_port: int | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         more = {"bind": " ".join(["127.0.0.1", *listen])} if listen else {}
@@ -83,6 +85,7 @@ class LocalFabric:
         self._limits: tuple[str, ...] = () if ram_mib is None else ("--ram", str(ram_mib))
         self._directories = tuple(directories)
         self._gateway_port = gateway_port
+        self._dashboard_port = dashboard_port
         self._progress = progress
         self._processes: dict[str, ChildProcess] = {}
         self._nodes: set[str] = set()
@@ -97,6 +100,11 @@ class LocalFabric:
     def gateway_url(self) -> str:
         """Where the gateway is; "" = there is none."""
         return f"http://127.0.0.1:{self._gateway_port}" if self._gateway_port is not None else ""
+
+    @property
+    def dashboard_url(self) -> str:
+        """Where the monitoring page is; "" = there is none."""
+        return f"http://127.0.0.1:{self._dashboard_port}/" if self._dashboard_port is not None else ""
 
     def __enter__(self) -> Self:
         try:
@@ -132,8 +140,13 @@ class LocalFabric:
         self._wait_until_ready()
         if self._gateway_port is not None:
             self._progress(f"starting a gateway on port {self._gateway_port}")
-            self._run("gateway", "sollol_client.gateway.cli", "--port", str(self._gateway_port))
-            self._wait_for_gateway(self._gateway_port)
+            page = ("--dashboard", self.dashboard_url) if self.dashboard_url else ()
+            self._run("gateway", "sollol_client.gateway.cli", "--port", str(self._gateway_port), *page)
+            self._wait_for("gateway", self._gateway_port)
+        if self._dashboard_port is not None:
+            self._progress(f"starting the monitoring page on port {self._dashboard_port}")
+            self._run("page", "sollol_coordinator.page.cli", "--port", str(self._dashboard_port))
+            self._wait_for("page", self._dashboard_port)
 
     def stop(self) -> None:
         """Stop the workers (they drain first), then Redis, and remove the logs."""
@@ -196,14 +209,14 @@ class LocalFabric:
         said = self._tail(next(iter(self._processes)))
         raise FabricError(f"the workers were not ready after {_READY_SECONDS:.0f} s:\n{said}")
 
-    def _wait_for_gateway(self, port: int) -> None:
+    def _wait_for(self, name: str, port: int) -> None:
         end = time.monotonic() + _READY_SECONDS
         while time.monotonic() < end:
             self.check()
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 return
             time.sleep(_LOOK_SECONDS)
-        raise FabricError(f"the gateway was not ready after {_READY_SECONDS:.0f} s: {self._tail('gateway')}")
+        raise FabricError(f"the {name} was not ready after {_READY_SECONDS:.0f} s: {self._tail(name)}")
 
     def _names(self) -> list[str]:
         return [model.partition("=")[0] for model in self._models]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from sollol_broker import controls
 from sollol_broker.broker import Broker
@@ -18,19 +18,20 @@ _BACK_IN_LINE = ("retried", "queued", "running")
 class Actions:
     """An operator's verbs, over a broker whose user may do them (role `coordinator`)."""
 
+    VERBS: ClassVar[tuple[str, ...]] = (
+        "cancel",
+        "priority",
+        "retry",
+        "drop",
+        "cordon",
+        "uncordon",
+        "drain",
+        "dissolve",
+    )
+
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._operations = Operations(broker)
-        self.verbs: dict[str, Verb] = {
-            "cancel": self.cancel,
-            "priority": self.priority,
-            "retry": self.retry,
-            "drop": self.drop,
-            "cordon": self.cordon,
-            "uncordon": self.uncordon,
-            "drain": self.drain,
-            "dissolve": self.dissolve,
-        }
 
     async def do(self, verb: str, given: Mapping[str, str]) -> str:
         """Do it; what came of it.
@@ -38,9 +39,10 @@ class Actions:
         Raises:
             SollolError: it cannot be done; the text says why.
         """
-        if verb not in self.verbs:
+        if verb not in self.VERBS:
             raise InvalidJob(f"there is no such action: {verb!r}", field="verb")
-        return await self.verbs[verb](given)
+        act: Verb = getattr(self, verb)
+        return await act(given)
 
     async def cancel(self, given: Mapping[str, str]) -> str:
         """End a job unanswered."""

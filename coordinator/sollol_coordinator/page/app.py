@@ -88,7 +88,8 @@ def build(
     @app.get("/api/<name>")
     def api(name: str) -> AnyResponse:
         kind, text = hub.ask(name, looks.params(name, request.args))
-        return Response(text, 503 if kind == "trouble" else 200, mimetype="application/json")
+        status = json.loads(text)["status"] if kind == "trouble" else 200
+        return Response(text, status, mimetype="application/json")
 
     @app.post("/do/<verb>")
     def do(verb: str) -> AnyResponse:

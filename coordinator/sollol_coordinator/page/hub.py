@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from threading import Condition
 from typing import Any, Protocol
 
-from sollol_broker.errors import SollolError
+from sollol_broker.errors import InvalidJob, SollolError
 from sollol_broker.portal import Portal
 
 log = logging.getLogger(__name__)
@@ -216,6 +216,8 @@ class Hub:
         text, error, pause = b"", b"", self.looks.seconds(topic.name)
         try:
             text = _json(await self.looks.look(topic.name, dict(topic.params)))
+        except InvalidJob as failure:
+            error = _words(str(failure), 400)
         except SollolError as failure:
             error = _words(str(failure))
         except Exception:
@@ -237,8 +239,8 @@ def free_again(free_at: float, began: float, cost: int) -> float:
     return max(free_at, began) + min(cost / RATE, LONGEST_SECONDS)
 
 
-def _words(text: str) -> bytes:
-    return _json({"error": text})
+def _words(text: str, status: int = 503) -> bytes:
+    return _json({"error": text, "status": status})
 
 
 def _json(value: Any) -> bytes:

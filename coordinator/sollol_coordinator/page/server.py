@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 # Threads beside those of the streams, for pages, assets and actions.
 _MORE_THREADS = 8
 _MOST_CONNECTIONS = 1000
-_LINK = LinkConfig(patience_seconds=4.0)
 
 
 class Page:
@@ -47,16 +46,22 @@ class Page:
     Args:
         redis_url: as given on the command line.
         environ: where the password of Redis may come from.
+        patience_seconds: for which a read is tried again over a lost connection before browsers are told.
     """
 
     def __init__(
-        self, redis_url: str, config: PageConfig | None = None, *, environ: Mapping[str, str] | None = None
+        self,
+        redis_url: str,
+        config: PageConfig | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        patience_seconds: float = 4.0,
     ) -> None:
         self.config = config or PageConfig()
         self._broker = Broker(
             parse(redis_url, environ=os.environ if environ is None else environ),
             name="sollol-dashboard",
-            config=_LINK,
+            config=LinkConfig(patience_seconds=patience_seconds),
         )
         self._portal: Portal | None = None
         self._hub: Hub | None = None
@@ -152,9 +157,7 @@ class Page:
                 server.pull_trigger()
             server.task_dispatcher.shutdown(timeout=5)
             server.close()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join(timeout=5)
+        self._thread = None  # it has nothing left to wait for, and ends within a second
         portal, self._portal = self._portal, None
         if portal is not None:
             portal.run(self._broker.close())
