@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -20,11 +21,14 @@ import redis
 from click.testing import CliRunner, Result
 
 from fabric import worker
-from sollol.batch.outputs import part_of
+from sollol.batch.items import survey
+from sollol.batch.outputs import NpyOutput, part_of
+from sollol.batch.run import Done, Wanted, run
 from sollol.cli.app import app as command_line
 from sollol_broker.errors import BackendError
 from sollol_broker.keys import Keys
-from sollol_client import AsyncClient
+from sollol_broker.words import JobKind
+from sollol_client import AsyncBatch, AsyncClient, BatchItem
 from sollol_worker_agent.backends import EchoBackend
 from waiting import wait_until
 
@@ -213,6 +217,90 @@ async def test_a_batch_that_somebody_cancels_keeps_what_is_written(
     assert said.exit_code == 0, said.output
     assert "that an earlier run has written" in said.stderr
     np.testing.assert_array_equal(np.load(out), await _vectors(redis_url, texts))
+
+
+async def test_ctrl_c_leaves_it_to_the_next_run(redis_url: str, backend: Counting, tmp_path: Path) -> None:
+    file, _ = _texts(tmp_path, 100)
+    backend.holds_after = 20
+    backend.may_answer.clear()
+    asked = (
+        "embed",
+        str(file),
+        "-m",
+        "echo-embed",
+        "-o",
+        str(tmp_path / "out.jsonl"),
+        "--chunk",
+        "10",
+        "--json",
+    )
+    async with process(redis_url, *asked) as running:
+        part = part_of(tmp_path / "out.jsonl")
+        await wait_until(lambda: part.exists() and part.stat().st_size > 500, timeout=40, what="rows")
+        running.send_signal(signal.SIGINT)
+        said, told = await running.communicate()
+    assert running.returncode == 130
+    assert b"the same command goes on with the rest" in told
+    assert json.loads(said)["error"] == "Interrupted"
+    backend.may_answer.set()
+    assert json.loads((await sollol(redis_url, *asked)).stdout)["written_before"] > 0
+
+
+async def _after_a_full_disk(
+    redis_url: str, folder: Path, patch: pytest.MonkeyPatch
+) -> tuple[Done, Path, list[str]]:
+    """A run that cannot write its second page, and the next one."""
+    file, texts = _texts(folder, 400)
+    wanted = Wanted(survey(file, JobKind.EMBED), folder / "out.npy", "echo-embed", {}, {"chunk": 5})
+    pages = 0
+    add = NpyOutput.add
+
+    def full(output: NpyOutput, rows: Any) -> None:
+        nonlocal pages
+        pages += 1
+        if pages == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        add(output, rows)
+
+    patch.setattr(NpyOutput, "add", full)
+    async with AsyncClient(redis_url) as client:
+        with pytest.raises(OSError, match="No space"):
+            await run(client, wanted, on_start=_ignore, on_progress=_ignore)
+        return await run(client, wanted, on_start=_ignore, on_progress=_ignore), wanted.output, texts
+
+
+def _ignore(*told: object) -> None:
+    """Nobody looks."""
+
+
+async def test_a_full_disk_loses_nothing(
+    redis_url: str, backend: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, out, texts = await _after_a_full_disk(redis_url, tmp_path, monkeypatch)
+    assert (done.items, done.failed) == (400, 0)
+    assert max(backend.seen.values()) == 1
+    np.testing.assert_array_equal(np.load(out), await _vectors(redis_url, texts))
+
+
+async def test_results_that_were_dropped_before_they_were_written_would_be_missed(
+    redis_url: str, backend: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test above finds it: a reader that asks for the next page before it has written this one."""
+    pages = AsyncBatch.pages
+
+    async def hasty(
+        batch: AsyncBatch, start: int = 0, *more: Any, **others: Any
+    ) -> AsyncIterator[list[BatchItem]]:
+        found = pages(batch, start, *more, **others)
+        held = await anext(found, None)
+        while held is not None:
+            following = await anext(found, None)
+            yield held
+            held = following
+
+    monkeypatch.setattr(AsyncBatch, "pages", hasty)
+    done, _, _ = await _after_a_full_disk(redis_url, tmp_path, monkeypatch)
+    assert done.failed > 0
 
 
 async def test_what_cannot_be_begun_is_said_at_once(

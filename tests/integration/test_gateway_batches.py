@@ -7,6 +7,7 @@ import base64
 import hmac
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,14 @@ async def test_a_batch_is_over_when_its_window_is(redis_url: str) -> None:
         assert (batch["request_counts"]["failed"], batch["output_file_id"]) == (1, None)
         told = json.loads((await http.get(f"/v1/files/{batch['error_file_id']}/content")).text)
         assert (told["error"]["code"], told["response"]) == ("batch_expired", None)
+        older = replace(late, id="batch_older", created=now - 2 * 86_401, expires=now - 86_401)
+        await store.put(older.id, older.as_dict(), listed_for="gateway")
+        odd = {**line, "body": {**body, "prompt": "not for vectors"}}
+        form = {"file": ("odd.jsonl", json.dumps(odd))}
+        odd_file = (await http.post("/v1/files", data={"purpose": "batch"}, files=form)).json()
+        asked = {"input_file_id": odd_file["id"], "endpoint": endpoint, "completion_window": "24h"}
+        for failing in (older.id, (await http.post("/v1/batches", json=asked)).json()["id"]):
+            await wait_until(_has(http, f"/v1/batches/{failing}", "failed"), timeout=40, what="it to fail")
         asked = {"input_file_id": file["id"], "endpoint": endpoint, "completion_window": "24h"}
         batch_id = (await http.post("/v1/batches", json=asked)).json()["id"]
         path = f"/v1/batches/{batch_id}"

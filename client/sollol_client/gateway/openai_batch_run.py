@@ -15,7 +15,7 @@ from sollol_broker.batch_plan import Item
 from sollol_broker.batch_record import BatchView
 from sollol_broker.batch_store import BatchStore
 from sollol_broker.errand_store import Errand, ErrandStore
-from sollol_broker.errors import JobCancelled, JobLost
+from sollol_broker.errors import InvalidJob, JobCancelled, JobLost
 from sollol_broker.file_store import FileStore, StoredFile, Upload
 from sollol_broker.words import BatchState, JobKind
 
@@ -37,6 +37,8 @@ _ITEMS_AT_ONCE = 256
 _LOOK_SECONDS = 1.0
 # For which its results stay in the fabric if no gateway is there to write them into files.
 _RESULT_TTL_SECONDS = 24 * 3600.0
+# One that something unforeseen keeps from its end is not tried for ever.
+_PATIENCE_SECONDS = 24 * 3600.0
 _MOST_RESULT_BYTES = 2 * 1024 * 1024 * 1024
 _CHUNKS = 64
 
@@ -57,6 +59,10 @@ class OpenAIBatchRun:
         """From wherever it is to its end."""
         record = OpenAIBatch.from_dict(errand.record)
         try:
+            if await self._now() > record.expires + _PATIENCE_SECONDS:
+                raise LineFault(
+                    "batch_failed", "it could not be carried out within its window and another day"
+                )
             if record.status == "validating":
                 record = await self._checked(record)
                 await self._errands.update(record.id, record.as_dict())
@@ -65,6 +71,8 @@ class OpenAIBatchRun:
             await self._finish(record, batch, ended)
         except LineFault as fault:
             await self._fail(record, fault)
+        except InvalidJob as error:
+            await self._fail(record, LineFault("invalid_request", str(error), param="body"))
         except JobLost:
             await self._fail(record, LineFault("batch_lost", "Redis has lost the batch: send it again"))
 
