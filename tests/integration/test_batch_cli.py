@@ -159,6 +159,12 @@ async def test_what_fails_is_told_and_the_rest_is_there(
     batch_id = said.stderr.split()[1].rstrip(":")
     shown = json.loads((await sollol(redis_url, "show", batch_id, "--json")).stdout)
     assert (shown["state"], shown["failed"], shown["percent"]) == ("completed", 1, 100.0)
+    seen = (await sollol(redis_url, "show", batch_id)).stdout
+    assert "20, 19 answered, 1 failed" in seen
+    async with AsyncClient(redis_url) as client:
+        kept = await client.batch(embed=["bad text", "good"], model="echo-embed")
+        await kept.wait()
+    assert "item 0: BackendError: this text" in (await sollol(redis_url, "show", kept.id)).stdout
     assert (await sollol(redis_url, "cancel", batch_id)).stdout.startswith(
         f"batch {batch_id} had already ended"
     )

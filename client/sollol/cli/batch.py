@@ -128,7 +128,7 @@ def _list(url: str, limit: int, *, as_json: bool) -> None:
 @click.argument("batch_id", metavar="ID")
 @fabric_options
 def show(url: str, as_json: bool, batch_id: str) -> None:
-    """How the batch ID stands, and the first of its errors."""
+    """How the batch ID stands, and the first of its errors, while they are kept."""
     with open_client(url) as client:
         found = client.attach_batch(batch_id)
         view, errors = found.refresh(), found.errors()
@@ -136,12 +136,7 @@ def show(url: str, as_json: bool, batch_id: str) -> None:
     if as_json:
         output.print_json({**_fields(view), "errors": told})
         return
-    pairs = [
-        (name.replace("_", " "), _text(value))
-        for name, value in _fields(view).items()
-        if value not in ("", {}, None)
-    ]
-    output.print_lines([(Cell(name, "dim"), value) for name, value in pairs])
+    output.print_lines([(Cell(name, "dim"), value) for name, value in _told(view) if value])
     for each in told[:_ERRORS_SHOWN]:
         output.say(f"item {each['index']}: {each['error']}: {each['message']}")
     if len(told) > _ERRORS_SHOWN:
@@ -184,5 +179,24 @@ def _cells(view: BatchView, now: float) -> list[str | Cell]:
     ]
 
 
-def _text(value: object) -> str:
-    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+def _told(view: BatchView) -> list[tuple[str, str]]:
+    total = f"{view.fed:,} so far" if view.total is None else f"{view.total:,}"
+    names = ", ".join(f"{name}={value}" for name, value in view.metadata.items())
+    return [
+        ("batch", view.id),
+        ("state", view.state.value + (f": {view.why}" if view.why else "")),
+        ("kind", view.kind.value),
+        ("model", view.model),
+        ("application", view.app),
+        ("priority", str(view.priority)),
+        ("items", f"{total}, {view.completed:,} answered, {view.failed:,} failed"),
+        ("created", _moment(view.created_at)),
+        ("started", _moment(view.started_at)),
+        ("ended", _moment(view.ended_at)),
+        ("took", "" if view.duration_seconds is None else duration(view.duration_seconds)),
+        ("metadata", names),
+    ]
+
+
+def _moment(seconds: float | None) -> str:
+    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
