@@ -1,10 +1,12 @@
 """An older release of SOLLOL, as far as a fabric can tell: its own code, version and functions, in its own processes.
 
-It is made of a copy of this tree. What a test needs to be different is changed in the copy.
+It is made of a copy of this tree, or of the one that SOLLOL_OLDER_RELEASE names: a check-out of a real older release.
+What a test needs to be different is changed in the copy.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -68,8 +70,9 @@ def older_release(directory: Path, changes: Mapping[str, tuple[str, str]] | None
     Args:
         changes: path of a file in the tree → (old text, new text), besides.
     """
+    source = Path(os.environ.get("SOLLOL_OLDER_RELEASE") or _ROOT)
     for room in _ROOMS:
-        shutil.copytree(_ROOT / room, directory / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source / room, directory / room, ignore=shutil.ignore_patterns("__pycache__"))
     (directory / "broker/sollol_broker/version.py").write_text(f'VERSION = "{VERSION}"\n')
     words = directory / "broker/sollol_broker/lua/_words.lua"
     words.write_text(f"-- {VERSION}\n{words.read_text()}")

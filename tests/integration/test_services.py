@@ -24,6 +24,7 @@ WHAT = {
     "sollol-worker": ("install-service", "worker"),
     "sollol-gateway": ("install-service", "gateway", "--", "--port", "0"),
     "sollol-coordinator": ("install-service", "coordinator", "--", "--metrics", "off"),
+    "sollol-dashboard": ("install-service", "dashboard", "--", "--port", "0"),
     "sollol-gpu-reporter": ("install-gpu-reporter", "--redis-host", "127.0.0.1"),
 }
 
@@ -131,3 +132,19 @@ async def test_what_a_unit_starts_joins_the_fabric_with_the_password_from_its_cr
             assert [each.kind for each in node.workers] == ["worker" if kind == "worker" else "reporter"]
             if kind == "worker":
                 assert {"100%d", "$HOME"} <= set(node.workers[0].labels)
+
+
+@pytest.mark.parametrize(("kind", "more", "said"), [
+    ("gateway", ("--", "--port", "0"), "gateway on 127.0.0.1:0"),
+    ("coordinator", ("--", "--metrics", "off"), "leads"),
+    ("dashboard", ("--", "--port", "0"), "the page is at"),
+])  # fmt: skip
+async def test_what_a_unit_starts_comes_up_with_nothing_but_the_units_environment(
+    redis_url: str, tmp_path: Path, kind: str, more: tuple[str, ...], said: str
+) -> None:
+    unit = unit_of("install-service", kind, *more, more=("--redis", redis_url))
+    async with started(unit, tmp_path) as log:
+        try:
+            await wait_until(lambda: said in log.read_text(), timeout=30, what=f"{said!r} in the log")
+        except AssertionError:
+            pytest.fail(log.read_text())

@@ -6,11 +6,12 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -70,6 +71,27 @@ def test_each_command_has_help_that_names_the_shared_options(name: str) -> None:
     assert result.exit_code == 0, result.output
     assert "--redis URL" in result.stdout
     assert "--json" in result.stdout
+
+
+def test_whatever_shows_something_has_json() -> None:
+    """The others begin processes, or write files for people."""
+    without = {"up", "demo", "install-service", "install-gpu-reporter", "config init", "completion"}
+    assert {path for path, command in _all(app, "") if "--json" not in _options(command)} == without
+
+
+def _options(command: click.Command) -> set[str]:
+    return {option for each in command.params for option in each.opts}
+
+
+def _all(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from _all(found, f"{path} {name}".strip())
+    if path and (not isinstance(command, click.Group) or command.invoke_without_command):
+        yield path, command
 
 
 def test_doctor_tells_its_own_exit_codes() -> None:
