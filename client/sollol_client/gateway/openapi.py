@@ -14,7 +14,7 @@ from .anthropic_translate import MESSAGE_FIELDS
 from .ollama_checks import FIELDS
 from .openai_fields import INTEGER, LIST, NUMBER, OBJECT, TEXT, YES_NO
 from .openai_translate import CHAT_FIELDS, COMPLETION_FIELDS, EMBED_FIELDS
-from .rerank import RERANK_FIELDS, RERANK_PATHS
+from .rerank import RERANK_FIELDS, RERANK_PATH
 from .responses_translate import RESPONSE_FIELDS
 from .roles import role_for
 
@@ -58,7 +58,7 @@ _BODIES: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
     "/v1/completions": ({**COMPLETION_FIELDS, "prompt": TEXT}, ("model", "prompt")),
     "/v1/responses": ({**RESPONSE_FIELDS, "input": TEXT}, ("model", "input")),
     "/v1/embeddings": ({**EMBED_FIELDS, "input": TEXT}, ("model", "input")),
-    **dict.fromkeys(RERANK_PATHS, (RERANK_FIELDS, ("model", "query", "documents"))),
+    RERANK_PATH: (RERANK_FIELDS, ("model", "query", "documents")),
     "/v1/messages": (MESSAGE_FIELDS, ("model", "messages", "max_tokens")),
     "/api/chat": (FIELDS["ChatRequest"], ("model",)),
     "/api/generate": (FIELDS["GenerateRequest"], ("model",)),

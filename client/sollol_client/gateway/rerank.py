@@ -18,7 +18,8 @@ from .refusals import Refused
 from .replies import json_reply, routing_of
 from .serving import Serving
 
-RERANK_PATHS = ("/v1/rerank", "/v1/reranking", "/v2/rerank", "/rerank", "/reranking")
+RERANK_PATH = "/v1/rerank"
+_OTHER_PATHS = ("/v1/reranking", "/v2/rerank", "/rerank", "/reranking")
 # What the fields of a body have to be; others may be anything.
 RERANK_FIELDS = {
     "model": TEXT,
@@ -40,7 +41,10 @@ class Rerank:
 
     def routes(self) -> list[Route]:
         """Its paths."""
-        return [Route(path, self.rerank, methods=["POST"]) for path in RERANK_PATHS]
+        others = [
+            Route(path, self.rerank, methods=["POST"], include_in_schema=False) for path in _OTHER_PATHS
+        ]
+        return [Route(RERANK_PATH, self.rerank, methods=["POST"]), *others]
 
     async def rerank(self, http: HttpRequest) -> Response:
         """POST /v1/rerank."""

@@ -20,7 +20,7 @@ _LEAST_CASES = 2000
 async def test_no_request_is_answered_with_a_server_error(redis_url: str, tmp_path: Path) -> None:
     async with (
         OllamaDouble([CHAT_MODEL, EMBED_MODEL], parallel=4) as ollama,
-        worker(redis_url, ollama.url, slots=4),
+        worker(redis_url, ollama.url, "echo://?models=tiny-rerank", slots=4),
         gateway(redis_url) as http,
     ):
         described = (await http.get("/openapi.json")).json()
@@ -29,7 +29,7 @@ async def test_no_request_is_answered_with_a_server_error(redis_url: str, tmp_pa
                 for content in operation.get("requestBody", {}).get("content", {}).values():
                     # Made-up names would end most requests before they reach a backend.
                     if "model" in (fields := content["schema"]["properties"]):
-                        fields["model"] = {"enum": ["tiny", "tiny-embed"]}
+                        fields["model"] = {"enum": ["tiny", "tiny-embed", "tiny-rerank"]}
         document = tmp_path / "openapi.json"
         document.write_text(json.dumps(described))
         run = await asyncio.create_subprocess_exec(
