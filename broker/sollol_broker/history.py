@@ -119,15 +119,17 @@ def timeline(fields: Mapping[str, str]) -> tuple[Moment, ...]:
     """All that is known to have happened, in order."""
     submitted, born = _seconds(fields.get("submitted")), _seconds(fields.get("born"))
     found = [Moment(born or submitted, f"handed in by {fields.get('app', '')}")]
-    if born:
-        found.append(Moment(submitted, "an operator put it back in line"))
+    back = [Moment(submitted, "an operator put it back in line")] if born else []
     found += [Moment(each.at, f"{each.node} {each.text}") for each in refusals(fields)]
     past, seams = attempts(fields), _seams(fields)
     for attempt in past:
+        if attempt.ended > submitted:  # of its new life
+            found, back = found + back, []
         found.append(Moment(attempt.claimed, f"attempt {attempt.number}: taken by {attempt.node}"))
         found += [each for each in seams if attempt.claimed <= each.at <= attempt.ended]
         found.append(Moment(attempt.first, f"attempt {attempt.number}: first piece of the answer"))
         found.append(Moment(attempt.ended, f"attempt {attempt.number}: {_ended(attempt)}"))
+    found += back
     found += _present(fields, past, [each for each in seams if each not in found])
     # Of one moment, the cause comes before its effect: the order in which they were found.
     return tuple(sorted((moment for moment in found if moment.at), key=lambda moment: moment.at))

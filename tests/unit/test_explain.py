@@ -217,6 +217,25 @@ def test_a_dead_letter_that_is_tried_again_keeps_its_birth() -> None:
     ]
 
 
+def test_of_one_moment_the_failure_comes_before_what_an_operator_made_of_it() -> None:
+    told = timeline(
+        {
+            "app": "web",
+            "born": "1000",
+            "submitted": "3000",
+            "past": "1,n1,2000,3000,error;1,n1,4000,5000,crash",
+        }
+    )
+    assert [moment.what for moment in told] == [
+        "handed in by web",
+        "attempt 1: taken by n1",
+        "attempt 1: the backend on n1 failed",
+        "an operator put it back in line",
+        "attempt 1: taken by n1",
+        "attempt 1: n1 was lost, its lease ran out",
+    ]
+
+
 def test_why_it_was_taken() -> None:
     helped = taken(_STORY)
     assert helped is not None
