@@ -11,6 +11,7 @@ from sollol_broker.errors import InvalidJob
 
 from .pool.address import NodeAddress, node_addresses
 from .pool.settings import warn_of_replaced
+from .unified_dashboard import dashboard_port_of, wants_dashboard
 
 # In the order of the class' last fields.
 OLD = ("ray_workers", "dask_workers", "enable_batch_processing", "autobatch_interval")
@@ -25,6 +26,8 @@ class SOLLOLConfig:
         gateway_host, gateway_port: where it listens; $SOLLOL_PORT, else 8000. Beyond this machine it asks every caller
             for an API key.
         metrics_port: /metrics is served there as well; 0 = only at the gateway's own port.
+        dashboard: whether the monitoring page is served, too, on this machine; $SOLLOL_DASHBOARD=1, else no.
+        dashboard_port: of that page; $SOLLOL_DASHBOARD_PORT, else 8080; 0 = a free one.
         redis_url: the fabric's Redis; "" = $SOLLOL_REDIS_URL, else a private one with workers of its own.
         app_name: as the fabric shows it.
         base_url: where `SOLLOLClient` finds the gateway; "" = at gateway_port of this machine.
@@ -41,6 +44,8 @@ class SOLLOLConfig:
     gateway_host: str = "127.0.0.1"
     gateway_port: int = field(default_factory=lambda: _port(os.environ.get("SOLLOL_PORT") or "8000"))
     metrics_port: int = 9090
+    dashboard: bool = field(default_factory=wants_dashboard)
+    dashboard_port: int = field(default_factory=lambda: dashboard_port_of(None))
     redis_url: str = ""
     app_name: str = "sollol"
     base_url: str = ""
@@ -57,7 +62,7 @@ class SOLLOLConfig:
             {name: value for name, value in zip(OLD, old, strict=True) if value is not None}, "SOLLOLConfig"
         )
         node_addresses(self.hosts or ())
-        for name in ("gateway_port", "metrics_port"):
+        for name in ("gateway_port", "metrics_port", "dashboard_port"):
             port = getattr(self, name)
             if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536:
                 raise InvalidJob(f"{name}: a port from 0 to 65535 is needed, got {port!r}", field=name)

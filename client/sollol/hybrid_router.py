@@ -94,6 +94,7 @@ class HybridRouter:
         self._memory_mib = memory_mib
         self._directories = [Path(models_dir)] if models_dir is not None else []
         self._fabric: LocalFabric | None = None
+        self._url = os.environ.get("SOLLOL_REDIS_URL") or ""
         # In the background: the program goes on, and its first request waits.
         self._starting = call_in_thread(self._start, "sollol-hybrid-router")
         atexit.register(self.close)
@@ -148,6 +149,12 @@ class HybridRouter:
         if fabric is not None:
             fabric.stop()
 
+    @property
+    def url(self) -> str:
+        """Its fabric's Redis, for other clients on this machine; waits until it is there."""
+        self._starting.result()
+        return self._url
+
     def __enter__(self) -> Self:
         return self
 
@@ -180,6 +187,7 @@ class HybridRouter:
                 raise
             self._fabric, url = fabric, fabric.url
             self._settled_at = time.monotonic() + _SETTLE_SECONDS
+        self._url = url
         return Client(url, app=_APP)
 
     def _share(self) -> int | None:

@@ -24,9 +24,12 @@ from sollol_client import AsyncClient, Client
 from .config import SOLLOLConfig
 from .pool import OllamaPool
 from .pool.settings import warn_of_replaced
+from .unified_dashboard import make_page
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from sollol_coordinator.page.server import Page
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class SOLLOL:
         self._portal: Portal | None = None
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._page: Page | None = None
         self._ended = threading.Event()
         _open.add(self)
 
@@ -103,6 +107,9 @@ class SOLLOL:
 
     def stop(self) -> None:
         """End the gateway, and the fabric if it is a private one; nothing is left. It may be called again."""
+        page, self._page = self._page, None
+        if page is not None:
+            page.stop()
         portal, self._portal = self._portal, None
         if portal is not None:
             portal.run(self._leave())
@@ -143,6 +150,7 @@ class SOLLOL:
             **self.get_health(),
             "running": self.is_running,
             "gateway": config.url,
+            "dashboard": self._page.url if self._page is not None else "",
             "ports": {"gateway": config.gateway_port, "metrics": config.metrics_port},
             "nodes": self._pool.nodes if self._pool is not None else [],
         }
@@ -176,6 +184,18 @@ class SOLLOL:
             self.stop()
             raise
         log.info("the gateway answers at %s", self.config.url)
+        if self.config.dashboard:
+            self._start_page(self._pool.url)
+
+    def _start_page(self, redis_url: str) -> None:
+        """The gateway does not need it: another program's page may have the port."""
+        try:
+            page = make_page(redis_url, port=self.config.dashboard_port)
+            page.start()
+        except SollolError as error:
+            log.warning("no monitoring page: %s", error)
+        else:
+            self._page = page
 
     def _app(self, redis_url: str) -> Any:
         from sollol_client.gateway.app import build

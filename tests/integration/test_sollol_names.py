@@ -31,7 +31,6 @@ from sollol import (
     SOLLOLClient,
     SOLLOLConfig,
     SollolError,
-    run_unified_dashboard,
 )
 from sollol.dashboard_client import DashboardClient
 from sollol.discovery import discover_ollama_nodes
@@ -351,20 +350,6 @@ def test_a_redis_that_is_away_does_not_disturb_an_application() -> None:
     assert not client.is_registered
     assert client.heartbeat() is False
     client.close()
-
-
-def test_the_page_that_is_not_there_yet_is_told() -> None:
-    with pytest.raises(SollolError, match="no monitoring page"):
-        run_unified_dashboard(
-            router=None, ray_dashboard_port=8265, dask_dashboard_port=8787, dashboard_port=8080
-        )
-    run = subprocess.run(
-        [sys.executable, "-m", "sollol.dashboard_service", "--port", "8080", "--redis-url", "redis://x"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (run.returncode, run.stderr.startswith("error: this release has no monitoring page")) == (1, True)
 
 
 def test_each_name_of_the_readme_is_there() -> None:

@@ -30,6 +30,8 @@ REPLACED: Mapping[str, str] = {
     "setup_local_gpu_monitoring": "each worker reads and tells its own hardware",
     "redis_host": _REDIS,
     "redis_port": _REDIS,
+    "ray_dashboard_port": "the page is one: run_unified_dashboard(dashboard_port=…)",
+    "dask_dashboard_port": "the page is one: run_unified_dashboard(dashboard_port=…)",
     "register_with_dashboard": "every pool shows itself in Redis under its app_name",
     "enable_http2": "LLM servers speak HTTP/1.1, whose connections are kept and used again",
     "max_workers": "all are handed in at once, and the workers take what they have slots for",
