@@ -11,10 +11,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from .batch_plan import BatchPlan, Item, Refused, chunk_submission, size_of
 from .batch_record import BatchView, Chunk
-from .batch_rules import ChunkLimits, Speed, chunk_tokens, fixed_chunk, items_for, window
+from .batch_rules import ChunkLimits, Speed, best_chars, chunk_tokens, fixed_chunk, items_for, window
 from .batch_store import BatchStore, ModelSpeed, Standing
 from .errors import InvalidJob, JobLost, SollolError
 from .words import BatchState, JobKind
@@ -29,7 +30,7 @@ _IDLE_DUE_MS = 30_000
 _FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.01, 0.2
 _ONLOOKER_SECONDS = 0.25
 # Between two looks at the model's workers.
-_SPEED_SECONDS = 2.0
+_SPEED_SECONDS = 0.5
 # Without any news for so long, jobs may be lost: they are sent again, which changes nothing where they are not.
 _SEND_AGAIN_SECONDS = 20.0
 _RETRY_SECONDS = 1.0
@@ -74,6 +75,7 @@ class BatchDriver:
         self._speed_at = -math.inf
         self._hurry = asyncio.Event()
         self._is_idle = False
+        self._turn = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -139,6 +141,8 @@ class BatchDriver:
         standing = await self._store.drive(
             self.batch_id, self._who, lease_ms=LEASE_MS, keeps_alive=self._keeps_watch
         )
+        if not standing.drives:  # who drives reads the items from Redis
+            self._near.clear()
         if standing.view != self.view:
             self.view = standing.view
             self._on_change(standing.view)
@@ -210,7 +214,9 @@ class BatchDriver:
             items = await self._items(view, Chunk(at, min(limits.most_items, view.fed - at)))
             if not items:
                 break
-            count = _count(items, limits, speed.chars_per_token)
+            sized = limits if plan.chunk else replace(limits, most_chars=best_chars(speed.sizes, self._turn))
+            count = _count(items, sized, speed.chars_per_token)
+            self._turn += 1
             is_short = at + count == view.fed and view.total is None and not isinstance(items[-1], Refused)
             if is_short and count < limits.most_items and (standing.open or chunks):
                 break  # more may come while others run

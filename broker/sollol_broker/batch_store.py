@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from .batch_plan import BatchPlan, Item, unpack_item
 from .batch_record import BatchView, Chunk, EndedChunk, view_of
-from .batch_rules import Speed
+from .batch_rules import SizeSeen, Speed
 from .broker import Broker
 from .codec import pack
 from .errors import InvalidJob, JobLost, QueueFull, SollolError
@@ -20,6 +21,8 @@ from .words import BatchState
 # A function may take so many arguments, and Redis should not be held up for longer.
 MOST_FED = 512
 _FULL_SECONDS = 5.0
+# A field of a model's learned figures.
+_SIZE = re.compile(r"z(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,17 @@ class Fed:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpeed:
-    """What is known of a model: its workers, characters per token, and whether it has run before."""
+    """What is known of a model.
+
+    Attributes:
+        speeds: of its workers. has_run: at all.
+        sizes: what chunks of about one size took lately, by powers of two of their characters.
+    """
 
     speeds: tuple[Speed, ...]
     chars_per_token: float
     has_run: bool
+    sizes: Mapping[int, SizeSeen]
 
 
 class BatchStore:
@@ -242,10 +251,19 @@ class BatchStore:
         """What is known of a model's workers."""
         key = key_part(model)
         flat = await self.broker.link.call("HGETALL", self._keys.shares(key))
-        cpt, runs = await self.broker.link.call("HMGET", self._keys.learned(key), "cpt", "runs")
+        rows = await self.broker.link.call("HGETALL", self._keys.learned(key))
+        learned = {name.decode(): value.decode() for name, value in zip(rows[::2], rows[1::2], strict=True)}
         shares = [row.decode().split("|") for row in flat[1::2]]
-        speeds = tuple(Speed(int(share[1]), int(share[3]) / 1000) for share in shares)
-        return ModelSpeed(speeds, max(0.5, float(cpt or 4)), int(runs or 0) > 0)
+        return ModelSpeed(
+            tuple(Speed(int(share[1]), int(share[3]) / 1000) for share in shares),
+            max(0.5, float(learned.get("cpt", 4))),
+            int(learned.get("runs", 0)) > 0,
+            {
+                int(found[1]): _size(value)
+                for name, value in learned.items()
+                if (found := _SIZE.fullmatch(name))
+            },
+        )
 
     def _view(self, batch_id: str, raw: Mapping[bytes, bytes]) -> BatchView:
         template = raw.get(b"template", b"")
@@ -270,6 +288,11 @@ class BatchStore:
 
     async def _call(self, verb: str, *arguments: object) -> Any:
         return await self.broker.link.call(*self.broker.command(verb, *arguments))
+
+
+def _size(text: str) -> SizeSeen:
+    took_ms, chars, _ = text.split("|")
+    return SizeSeen(float(took_ms), float(chars))
 
 
 def lost(batch_id: str) -> JobLost:

@@ -39,6 +39,8 @@ class Weights:
             a job overtake so far at most.
         size: of jobs that suit a worker equally well, as those for several models in memory do, one yields to
             shorter ones for so many times its own time. Within a queue the order sees to that.
+        batch_yields_ms: batch work is passed over by what else is for models in memory, until it has waited so long:
+            what its lower head start is in the order of one queue, for the jobs of several.
     """
 
     backlog: float = 3.0
@@ -49,6 +51,7 @@ class Weights:
     cold_patience_loads: float = 3.0
     overtaking_ms: float = 10_000.0
     size: float = 8.0
+    batch_yields_ms: float = 285_000.0
 
 
 DEFAULT_WEIGHTS = Weights()
@@ -212,9 +215,10 @@ def weigh(offer: Offer, job: Waiting, weights: Weights = DEFAULT_WEIGHTS) -> Bid
 
 
 def choose(offers: Sequence[Offer], jobs: Sequence[Waiting], weights: Weights = DEFAULT_WEIGHTS) -> Choice:
-    """The job to take: the least value among those that pass; of equal ones, the one that waited longest for its size.
+    """The job to take of those that pass: the least value; of equal ones, the one that waited longest for its size.
 
-    When none passes: at which backlog, and after which time, one would.
+    Batch work that has not waited for `batch_yields_ms` goes behind all else for other models in memory; within a queue
+    its rank sees to that. When none passes: at which backlog, and after which time, one would.
     """
     best: int | None = None
     best_bid: Bid | None = None
@@ -223,16 +227,30 @@ def choose(offers: Sequence[Offer], jobs: Sequence[Waiting], weights: Weights = 
         bid = weigh(offers[job.offer], job, weights)
         if not bid.takes:
             needed, again = min(needed, bid.backlog_needed), min(again, bid.patience_ms)
-        elif (
-            best is None
-            or best_bid is None
-            or bid.value < best_bid.value
-            or (bid.value == best_bid.value and _age(job, bid, weights) > _age(jobs[best], best_bid, weights))
-        ):
+        elif best is None or best_bid is None:
             best, best_bid = index, bid
+        else:
+            rival = jobs[best]
+            first = _is_first(offers[job.offer], job, bid, weights)
+            if job.offer != rival.offer and first != _is_first(offers[rival.offer], rival, best_bid, weights):
+                is_better = first
+            else:
+                turn = (-bid.value, _age(job, bid, weights))
+                is_better = turn > (-best_bid.value, _age(rival, best_bid, weights))
+            if is_better:
+                best, best_bid = index, bid
     if best is not None:
         return Choice(best, best_bid)
     return Choice(None, None, needed, again)
+
+
+def _is_first(offer: Offer, job: Waiting, bid: Bid, weights: Weights) -> bool:
+    """Whether it goes before those for other models that are batch work, or wait for a load.
+
+    Its model is in memory, and somebody waits for it, or it was passed over for long enough; or it is due.
+    """
+    yields = job.is_batch and job.waited_ms < weights.batch_yields_ms
+    return bid.value == 0 or (offer.load_ms == 0 and not yields)
 
 
 def _age(job: Waiting, bid: Bid, weights: Weights) -> float:

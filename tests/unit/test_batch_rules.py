@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -15,7 +16,16 @@ from sollol_broker.batch_record import (
     progress_of,
     view_of,
 )
-from sollol_broker.batch_rules import ChunkLimits, Speed, chunk_tokens, fixed_chunk, items_for, window
+from sollol_broker.batch_rules import (
+    ChunkLimits,
+    SizeSeen,
+    Speed,
+    best_chars,
+    chunk_tokens,
+    fixed_chunk,
+    items_for,
+    window,
+)
 from sollol_broker.codec import pack
 from sollol_broker.envelope import Envelope
 from sollol_broker.errors import InvalidJob
@@ -62,10 +72,37 @@ def test_a_model_that_never_ran_gets_little_at_first() -> None:
         ([40] * 600, ChunkLimits(1e9), 512),
         ([100_000] * 20, ChunkLimits(1e9), 5),  # 512 KiB
         ([40] * 100, fixed_chunk(7), 7),
+        ([40] * 100, ChunkLimits(1e9, most_chars=400), 10),
+        ([400] * 100, ChunkLimits(1e9, most_chars=40), 2),
     ],
 )
 def test_items_fill_a_chunk(chars: list[int], limits: ChunkLimits, count: int) -> None:
     assert items_for([(each, each) for each in chars], limits, 4.0) == count
+
+
+def _sizes(**cost: float) -> dict[int, SizeSeen]:
+    return {int(name[1:]): SizeSeen(each * 1000, 1000) for name, each in cost.items()}
+
+
+@pytest.mark.parametrize(
+    ("seen", "powers"),
+    [
+        (_sizes(z9=1.0), {9, 10, 8}),
+        (_sizes(z9=1.0, z10=0.8), {10, 11}),
+        (_sizes(z9=1.0, z10=1.2), {9, 8}),
+        (_sizes(z8=1.3, z9=1.0, z10=1.2), {9}),
+    ],
+)
+def test_the_best_size_is_kept_and_its_neighbours_are_tried(
+    seen: dict[int, SizeSeen], powers: set[int]
+) -> None:
+    chosen = [int(math.log2(best_chars(seen, turn))) for turn in range(2, 16)]
+    assert set(chosen) - {max(seen, default=0)} <= powers
+    assert powers - {9, 10} <= set(chosen)
+    assert math.isinf(best_chars({}, 0))
+    # What was worse before is looked at again, seldom.
+    again = [int(math.log2(best_chars(_sizes(z8=1.3, z9=1.0, z10=1.2), turn))) for turn in range(64)]
+    assert (again.count(8), again.count(9), again.count(10)) == (4, 56, 4)
 
 
 def test_a_window_is_wide_enough_for_the_slots_and_never_without_bound() -> None:

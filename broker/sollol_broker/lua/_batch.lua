@@ -72,15 +72,28 @@ local function settle_chunk(F, batch, start, count, state, sent, data, now)
   end_if_done(F, batch, now)
 end
 
--- How many items of a chunk its job has answered, and notes how long that took, for the size of the next ones.
+-- What chunks of about this size take, by powers of two of their characters: "ms|characters|chunks", decaying sums. With
+-- some models a call of many texts is the best, with others a call of few.
+local function note_size(F, model, took, chars)
+  if chars < 1 then return end
+  local key, field = learned_key(F, model), 'z' .. math.floor(math.log(chars) / math.log(2))
+  local spent, read, count = string.match(redis.call('HGET', key, field) or '', '^([%d.]+)|([%d.]+)|([%d.]+)$')
+  redis.call('HSET', key, field, string.format('%.3f|%.0f|%.3f', SEEN_DECAY * (tonumber(spent) or 0) + took,
+    SEEN_DECAY * (tonumber(read) or 0) + chars, SEEN_DECAY * (tonumber(count) or 0) + 1))
+end
+
+-- How many items of a chunk its job has answered; notes how long that took, for the size of the next ones.
 local function answered_of(F, batch, id, count, now)
-  local key, job = batch_key(F, batch), redis.call('HMGET', job_key(F, id), 'claimed', 'chars', 'part', 'fence')
+  local key = batch_key(F, batch)
+  local job = redis.call('HMGET', job_key(F, id), 'claimed', 'chars', 'part', 'fence', 'queue', 'task')
   local fence, part = string.match(job[3] or '', '^(%d+):(%d+)$')
   local answered = (part and fence == job[4]) and math.min(tonumber(part), tonumber(count)) or tonumber(count)
   if job[1] then
-    local seen, chars = redis.call('HMGET', key, 'seen_ms', 'seen_chars'), tonumber(job[2] or 0) * answered / tonumber(count)
-    redis.call('HSET', key, 'seen_ms', ms(SEEN_DECAY * tonumber(seen[1] or 0) + math.max(0, now - tonumber(job[1]))),
+    local took, chars = math.max(0, now - tonumber(job[1])), tonumber(job[2] or 0) * answered / tonumber(count)
+    local seen = redis.call('HMGET', key, 'seen_ms', 'seen_chars')
+    redis.call('HSET', key, 'seen_ms', ms(SEEN_DECAY * tonumber(seen[1] or 0) + took),
       'seen_chars', ms(SEEN_DECAY * tonumber(seen[2] or 0) + chars))
+    if job[6] == 'embedding' then note_size(F, job[5], took, chars) end
   end
   return answered
 end

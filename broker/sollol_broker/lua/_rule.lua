@@ -3,7 +3,7 @@
 --         settled=ms, others={{cap=n, load=ms, a=ms, b=ms, crowding=factor}, …}}
 -- job    {offer=index, position=n, prompt=tokens, cached=tokens, output=tokens, waited=ms, batch=boolean, bound=boolean, behind=ms}
 local WEIGHTS = {backlog = 3, regret = 0.03, patience = 1, most_ratio = 6, cold_patience_ms = 30000, cold_patience_loads = 3,
-  overtaking_ms = 10000, size = 8}
+  overtaking_ms = 10000, size = 8, batch_yields_ms = 285000}
 local TYPICAL_PROMPT, TYPICAL_OUTPUT = 512, 128
 local ALONE_CAPACITY = 4
 local MOST_SHARING_A_LOAD = 8
@@ -49,6 +49,13 @@ local function weigh(offer, job, w)
     needed = needed, left = left}
 end
 
+-- Whether a job goes before those for other models that are batch work, or wait for a load: its model is in memory, and somebody waits for
+-- it, or it was passed over for long enough; or it is due.
+local function is_first(offers, job, w)
+  if job.bid.value == 0 then return true end
+  return offers[job.offer].load == 0 and not (job.batch and job.waited < w.batch_yields_ms)
+end
+
 local function age(job, bid, w) return job.waited - w.size * bid.own end
 
 -- returns index and bid of the job to take, or nil, nil, the backlog at which one would be taken, ms until patience ends
@@ -61,7 +68,11 @@ local function choose(offers, jobs, w)
       job.bid = bid
       if not bid.takes then
         needed, again = math.min(needed, bid.needed), math.min(again, bid.left)
-      elseif not best or bid.value < best_bid.value or (bid.value == best_bid.value and age(job, bid, w) > age(jobs[best], best_bid, w)) then
+      elseif not best then
+        best, best_bid = i, bid
+      elseif job.offer ~= jobs[best].offer and is_first(offers, job, w) ~= is_first(offers, jobs[best], w) then
+        if is_first(offers, job, w) then best, best_bid = i, bid end
+      elseif bid.value < best_bid.value or (bid.value == best_bid.value and age(job, bid, w) > age(jobs[best], best_bid, w)) then
         best, best_bid = i, bid
       end
     end

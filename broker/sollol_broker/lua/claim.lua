@@ -83,15 +83,15 @@ local function step_out(F, worker, lane)
 end
 
 -- Takes jobs for one lane while the rule finds any; returns slots left, the jobs seen, ms after which to look again, and
--- whether one of them was gone.
-local function pick_jobs(F, lane, worker, claim, free, is_wary, now)
+-- whether one of them was gone. takes_all: not only those that go first.
+local function pick_jobs(F, lane, worker, claim, free, is_wary, takes_all, now)
   local offers, jobs = read_lane(F, lane, worker, free, math.max(claim.depth, free), is_wary, now)
   local again, was_gone = INF, false
   if worker.empties then free = 0 end
   while free > 0 do
     local pick, bid, _, wait = choose(offers, jobs, WEIGHTS)
     again = wait or INF
-    if not pick then break end
+    if not pick or not (takes_all or is_first(offers, jobs[pick], WEIGHTS)) then break end
     local job, offer = jobs[pick], offers[jobs[pick].offer]
     job.taken = true
     local why = string.format('%.0f|%.0f|%.3f|%.0f|%.0f|%.0f|%.0f', bid.own, bid.reference, math.min(bid.ratio, 1e6), bid.capacity,
@@ -115,8 +115,8 @@ end
 
 -- Fills one lane; returns slots left, by model the backlog at which it would take a job, and ms after which to look again.
 local function fill(F, lane, worker, claim, now)
-  local free, jobs, again, was_gone = pick_jobs(F, lane, worker, claim, math.min(lane.free, claim.most), false, now)
-  if was_gone and free > 0 then free, jobs, again = pick_jobs(F, lane, worker, claim, free, true, now) end
+  local free, jobs, again, was_gone = pick_jobs(F, lane, worker, claim, math.min(lane.free, claim.most), false, true, now)
+  if was_gone and free > 0 then free, jobs, again = pick_jobs(F, lane, worker, claim, free, true, true, now) end
   local needed = {}
   if free > 0 and claim.most > 0 then
     local row, wait = take_hedge(F, lane, worker, claim.nonce, claim.lease_ms, now)
@@ -133,6 +133,22 @@ local function fill(F, lane, worker, claim, now)
     end
   end
   return free, needed, again
+end
+
+-- Where lanes share their worker's slots, the first would take them all: it is another one with each claim, and what goes
+-- first at any of them is taken before the rest. Returns how many lanes come after all others.
+local function in_turn(F, lanes, worker, claim, now)
+  local free, first = 0, string.byte(claim.nonce) % #lanes
+  for _, lane in ipairs(lanes) do free = free + lane.free end
+  if #lanes == 1 or free <= claim.most then return 0 end
+  for i = 1, #lanes do
+    local lane, before = lanes[(first + i - 1) % #lanes + 1], #claim.rows
+    if lane.free > 0 and claim.most > 0 then
+      pick_jobs(F, lane, worker, claim, math.min(lane.free, claim.most), false, false, now)
+      lane.free = lane.free - (#claim.rows - before)
+    end
+  end
+  return first
 end
 
 local function claim_for(F, a, at)
@@ -154,8 +170,10 @@ local function claim_for(F, a, at)
   end
   claim.depth = math.max(LEAST_LOOKED, math.floor(tonumber(a[at + 4]) / math.max(1, models)))
   local spare, needs, look = {}, {}, INF
-  for l, lane in ipairs(offer.lanes) do
-    local free = 0
+  local first = in_turn(F, offer.lanes, worker, claim, now)
+  for i = 1, #offer.lanes do
+    local l = (first + i - 1) % #offer.lanes + 1
+    local lane, free = offer.lanes[l], 0
     if lane.free > 0 and claim.most > 0 then
       local wait
       free, needs[l], wait = fill(F, lane, worker, claim, now)
