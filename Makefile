@@ -18,7 +18,7 @@ OTHER_TESTS := tests/integration tests/conformance tests/model tests/fault tests
 # These wait more than they compute, so one more than CI has cores.
 TEST_PROCESSES ?= 3
 # The extras that people install; the lock file covers them.
-LOCKED := cli worker coordinator gateway crypto lan parquet local
+LOCKED := cli worker coordinator gateway crypto lan parquet otel local
 # Those of the Docker image, which has no LLM server inside.
 IMAGE := cli worker coordinator gateway crypto
 # What pip has to say goes here; its end is shown when something fails.

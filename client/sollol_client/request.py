@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sollol_broker import features
@@ -16,6 +16,7 @@ from sollol_broker.errors import InvalidJob
 from sollol_broker.fair_order import head_start_ms
 from sollol_broker.names import canonical_model, check_name
 from sollol_broker.payload import take_blobs_out
+from sollol_broker.tracing import SUBMIT, Span, begin
 from sollol_broker.words import JobKind
 
 from .cache import AnswerCache
@@ -30,13 +31,18 @@ _LATER = "not available in this release: leave it out"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A checked job, ready to go."""
+    """A checked job, ready to go.
+
+    Attributes:
+        span: of OpenTelemetry, until the fabric has answered that it has the job.
+    """
 
     submission: Submission
     kind: JobKind
     model: str
     stream: bool
     requires: Requires | None = None
+    span: Span = field(default_factory=Span)
 
     @property
     def job_id(self) -> str:
@@ -103,6 +109,14 @@ def build_request(
         needs = needs or Requires()
         needs = needs.model_copy(update={"labels": [*needs.labels, rerank_label(name)]})
     needed = needs.to_bytes() if needs else b""
+    job_id = job_id_of(app, idempotency_key) if idempotency_key is not None else new_job_id()
+    about = {
+        **{"messaging.system": "sollol", "messaging.message.id": job_id, "sollol.app": app},
+        **{"gen_ai.operation.name": kind.value, "gen_ai.request.model": name},
+    }
+    given_trace = checked(Trace, dict(trace)) if trace else None
+    span = begin(SUBMIT, given_trace.model_dump() if given_trace else None, about, kind="PRODUCER")
+    carried = span.carried()
     asked_cache = False if cache is None and idempotency_key is not None else _word(cache, "cache")
     fields: dict[str, Any] = {
         "kind": kind.value,
@@ -114,14 +128,15 @@ def build_request(
         "timeout_seconds": timeout_s,
         "session": session,
         "metadata": dict(metadata or {}),
-        "trace": checked(Trace, dict(trace)) if trace else None,
+        "trace": checked(Trace, carried) if carried else given_trace,
     }
     try:
         envelope = checked(Envelope, fields).to_bytes()
     except InvalidJob as error:
+        span.end(error)
         raise _as_written(error, kind) from None
     submission = Submission(
-        job_id=job_id_of(app, idempotency_key) if idempotency_key is not None else new_job_id(),
+        job_id=job_id,
         model=name,
         app=app,
         priority=int(priority),
@@ -146,7 +161,7 @@ def build_request(
         prefer=_nodes(prefer),
         blobs=blobs,
     )
-    return Request(submission, kind, name, stream, needs)
+    return Request(submission, kind, name, stream, needs, span)
 
 
 def new_job_id() -> str:

@@ -106,6 +106,8 @@ class Sender:
         self._sending.discard(sending)
         if following.sending is sending:
             following.sending = None
+            if following.request is not None:
+                following.request.span.end()
 
     def _on_its_way_by(self, following: Following, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.own(work)

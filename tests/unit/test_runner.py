@@ -16,6 +16,7 @@ from sollol_worker_agent.backends import EchoBackend, End, Piece, Timeouts
 from sollol_worker_agent.figures import Figures
 from sollol_worker_agent.lane import Lane
 from sollol_worker_agent.runner import Runner
+from sollol_worker_agent.spans import Spans
 
 
 class _Breaking(EchoBackend):
@@ -52,16 +53,19 @@ class _Shown:
 def _runner(backend: EchoBackend, shown: _Shown, **claimed: Any) -> Runner:
     fields = {"attempt": 1, "waited_ms": 0.0, "deadline_ms": None, "blobs": 0, "envelope": b""}
     payload = {"messages": [{"role": "user", "content": "hi"}]}
+    job = Claimed(lease=Lease("j1", 7, "nonce"), **(fields | claimed))
+    envelope = Envelope(kind="chat", model="echo", app="tests", payload=payload)
     return Runner(
         cast("Broker", shown),
-        Claimed(lease=Lease("j1", 7, "nonce"), **(fields | claimed)),
-        Envelope(kind="chat", model="echo", app="tests", payload=payload),
+        job,
+        envelope,
         Lane(backend),
         node="n1",
         worker="n1.ab",
         timeouts=Timeouts(),
         on_lost=lambda: None,
         figures=Figures(),
+        spans=Spans(job, envelope, node="n1", worker="n1.ab"),
     )
 
 

@@ -20,6 +20,7 @@ from sollol_broker.announce import ANY, find
 from sollol_broker.configured import configured
 from sollol_broker.errors import BackendError, BrokerUnavailable, SollolError
 from sollol_broker.live_log import USUAL_SAMPLE, sample_of
+from sollol_broker.tracing import set_up
 from sollol_broker.url import DEFAULT_URL, BrokerUrl, parse
 
 from .agent import Agent
@@ -153,6 +154,7 @@ def main(
     )
     for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    set_up(os.environ, service="sollol-worker")
     try:
         if find_fabric and _is_wanted("find_fabric", rather_than="redis_url"):
             redis_url = asyncio.run(_announced(find_fabric))

@@ -28,6 +28,7 @@ from .figures import Figures
 from .health import is_backends_fault
 from .lane import Lane
 from .runner import Answered, Runner
+from .spans import Spans
 from .telling import tell_of_answer, tell_of_failure
 
 log = logging.getLogger(__name__)
@@ -245,6 +246,7 @@ class Puller:
         return max(lanes, key=lambda lane: (model in lane.loaded, lane.free))
 
     async def _run(self, running: Running, claimed: Claimed, envelope: Envelope) -> None:
+        spans = Spans(claimed, envelope, node=self.config.node, worker=self.worker)
         runner = Runner(
             self.broker,
             claimed,
@@ -255,20 +257,24 @@ class Puller:
             timeouts=self.config.timeouts,
             on_lost=lambda: self.call_off(running.lease.job_id, running.lease.fence),
             figures=self.figures,
+            spans=spans,
         )
         running.runner = runner
         try:
             answered = await runner.run()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as called_off:
+            spans.end(called_off)
             running.lane.busy -= 1
             if not running.called_off:
                 raise
         except SollolError as error:
+            spans.end(error)
             running.lane.busy -= 1
             running.lane.failed(envelope.model, error)
             await self._report(running.lease, error, claimed, envelope, running.lane)
         except Exception as error:
             log.exception("job %s: a mistake of ours", running.lease.job_id)
+            spans.end(error)
             running.lane.busy -= 1
             broken = BackendError(f"the worker failed ({type(error).__name__})", retryable=True)
             await self._report(running.lease, broken, claimed, envelope)
@@ -289,6 +295,7 @@ class Puller:
                 self._count(claimed, running, answered, run_ms)
                 tell_of_answer(self.live, claimed, envelope, used, run_ms)
         finally:
+            spans.end()
             # Not before: until Redis has the answer, the heartbeat must keep the lease.
             if self.running.get(running.lease.job_id) is running:
                 del self.running[running.lease.job_id]

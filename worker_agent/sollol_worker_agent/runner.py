@@ -27,6 +27,7 @@ from .figures import Figures, Flow
 from .lane import Lane
 from .portion import bound_ms, first_texts
 from .so_far import SoFar, so_far
+from .spans import Spans
 from .takeover import Takeover
 
 # Closing a connection takes a moment; a backend that cannot even do that must not keep the slot.
@@ -94,6 +95,7 @@ class Runner:
         timeouts: Timeouts,
         on_lost: Callable[[], None],
         figures: Figures,
+        spans: Spans,
     ) -> None:
         self._broker = broker
         self._claimed = claimed
@@ -109,6 +111,7 @@ class Runner:
         self._seams: tuple[Seam, ...] = ()
         self._collector = Collector(envelope.job_kind, envelope.model)
         self._flow = Flow(figures, envelope.model)
+        self._spans = spans
         self._first_at: float | None = None
         self._part = 0
 
@@ -139,6 +142,7 @@ class Runner:
             if self._emitter is not None:
                 self._emitter.stop()
             await _stopped(asking)
+        self._spans.answered(fields)
         whole = fields if self._takeover is None else self._takeover.whole(fields)
         data = pack_answer({**answer, **whole}, self._routing(started, fields))
         if len(data) > MAX_ANSWER_BYTES:
@@ -169,6 +173,7 @@ class Runner:
         request = await self._request()
         # Only we count the whole: a total timeout of the backend's would run out in the same moment.
         timeouts = replace(self._timeouts, total=0.0)
+        self._spans.asks(self._lane.backend.kind, self._lane.backend.url)
         if self._envelope.job_kind is JobKind.EMBED:
             request = await self._portion(request)
             vectors = await self._lane.backend.embed(self._served_name(), request, timeouts)
@@ -257,6 +262,7 @@ class Runner:
                 if isinstance(event, End):
                     return event
                 self._flow.add(event.tokens, now)
+                self._spans.piece()
                 self._collector.add(event)
                 if self._emitter is not None:
                     self._emitter.add(event)

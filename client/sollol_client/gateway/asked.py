@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sollol_broker.errors import InvalidJob
+from sollol_broker.tracing import trace_of
 from sollol_broker.words import JobKind, Priority
 
 # Fields of a body that are ours and not the backend's. What a body says counts more than a header.
@@ -62,8 +63,8 @@ def take_wishes(headers: Mapping[str, str], payload: Mapping[str, Any]) -> tuple
     for name in (*FIELDS, "timeout", "hedge", "prefer", "idempotency-key", "detach", "progress", "wait"):
         if name not in given and (text := headers.get(f"x-sollol-{name}", "").strip()):
             given[name] = _READERS.get(name, _text)(text, f"X-Sollol-{name.title()}")
-    if (trace := headers.get("traceparent", "")) and len(trace) <= 128:
-        given["trace"] = {"traceparent": trace, "tracestate": headers.get("tracestate", "")[:512]}
+    if (trace := trace_of(headers)) is not None:
+        given["trace"] = trace
     app = given.pop("app", None)
     if app is not None and not isinstance(app, str):
         raise InvalidJob(f"app: a name is needed, got {type(app).__name__}", field="app")

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from sollol_broker.configured import configured
 from sollol_broker.errors import BrokerUnavailable, InvalidJob, SollolError
 from sollol_broker.live_log import USUAL_SAMPLE, sample_of
+from sollol_broker.tracing import set_up
 from sollol_broker.url import DEFAULT_URL, parse
 
 from ..aio import AsyncClient
@@ -167,6 +168,7 @@ def _serve(config: GatewayConfig, workers: int, *, verbose: bool) -> None:
 
 def worker_app() -> Starlette:
     """The app of one process."""
+    set_up(os.environ, service="sollol-gateway")
     config = GatewayConfig.from_json(os.environ[f"{_PREFIX}CONFIG"])
     return build(config, AsyncClient(app="gateway", metadata={"port": config.port}))
 
