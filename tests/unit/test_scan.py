@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
@@ -136,6 +137,20 @@ def test_another_machines_loopback_is_not_ours() -> None:
     start, served = planned([found("127.0.0.1")], [node("gpu", "http://127.0.0.1:11434")])
     assert served == {}
     assert start[0].node == "desk"
+
+
+def test_a_host_with_a_reporter_is_called_as_that_calls_it() -> None:
+    reporter = WorkerView("gpu-1.1", "gpu-1", "up", "1", 0, 0, 0.0, kind="reporter")
+    there = NodeView("gpu-1", "gpu-1", "Linux", {}, (reporter,), addresses=("10.0.0.5",))
+    (mine,), _ = planned([found("10.0.0.5")], [there])
+    assert (mine.node, mine.elsewhere) == ("gpu-1", "10.0.0.5")
+
+
+def test_a_worker_beside_its_server_is_known_by_its_machines_addresses() -> None:
+    live = node("gpu", "http://127.0.0.1:11434", "0.0.0.0")  # noqa: S104
+    there = replace(live, addresses=("10.0.0.5",))
+    assert planned([found("10.0.0.5")], [there]) == ([], {"http://10.0.0.5:11434": "gpu"})
+    assert planned([found("10.0.0.6")], [there])[1] == {}
 
 
 # --- Docker

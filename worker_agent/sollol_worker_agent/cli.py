@@ -41,6 +41,12 @@ T = TypeVar("T")
 
 # Long enough for a machine that has just got its network; systemd starts us again after that.
 _FIND_SECONDS = 30.0
+_STRENGTH = (
+    click.core.ParameterSource.COMMANDLINE,
+    click.core.ParameterSource.ENVIRONMENT,  # what a file says for all commands comes this way, too
+    click.core.ParameterSource.DEFAULT_MAP,
+    click.core.ParameterSource.DEFAULT,
+)
 _NO_BACKEND = (
     "found no LLM server on this machine: start Ollama or llama-server, name one with --backend URL, or give a model "
     "file with --model FILE.gguf; looking again every 15 s"
@@ -156,7 +162,7 @@ def main(
         logging.getLogger(chatty).setLevel(logging.WARNING)
     set_up(os.environ, service="sollol-worker")
     try:
-        if find_fabric and _is_wanted("find_fabric", rather_than="redis_url"):
+        if find_fabric and _is_to_find():
             redis_url = asyncio.run(_announced(find_fabric))
         url = parse(redis_url, environ=os.environ)
         if not insecure:
@@ -260,18 +266,19 @@ async def _report(options: Options, hardware: HardwareReader, stopping: _Stop) -
         await reporter.stop()
 
 
-def _is_wanted(option: str, *, rather_than: str) -> bool:
-    """Whether an option counts beside another one: what is typed wins over what is set elsewhere.
+def _is_to_find() -> bool:
+    """Whether --find counts beside --redis: what is said at the stronger place does, then what is said of this alone.
 
     Raises:
         ValueError: both are typed.
     """
-    context, typed = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
-    is_typed = context.get_parameter_source(option) is typed
-    other_is_typed = context.get_parameter_source(rather_than) is typed
-    if is_typed and other_is_typed:
+    context = click.get_current_context()
+    find_at, redis_at = (
+        _STRENGTH.index(context.get_parameter_source(name)) for name in ("find_fabric", "redis_url")
+    )
+    if find_at == redis_at == 0:
         raise ValueError("--find and --redis both say where Redis is: give one")
-    return is_typed or not other_is_typed
+    return find_at <= redis_at
 
 
 async def _announced(fabric: str) -> str:

@@ -146,6 +146,8 @@ def _do(
     if dry_run:
         click.echo(service.text(), nl=False)
     else:
+        if settings := credentials.get("sollol.toml"):
+            output.say(f"its settings are those of {settings}")
         systemd.install(service, starts=starts)
 
 
