@@ -72,6 +72,20 @@ def test_plain_calls_answer_as_ollama_does(pool: OllamaPool, two: list[OllamaDou
     ]
 
 
+def test_many_texts_are_few_calls(pool: OllamaPool, two: list[OllamaDouble]) -> None:
+    texts = [f"text {n}" for n in range(250)]
+    many = pool.embed_batch("embedder", texts)
+    calls = sum(path == "/api/embed" for each in two for path, _ in each.seen.requests)
+    assert 0 < calls < len(texts)
+    assert [each["embeddings"][0] for each in many] == pool.embed("embedder", texts)["embeddings"]
+    assert {each["_sollol_routing"]["host"] for each in many} <= set(map(name, two))
+    stats = pool.get_stats()
+    assert (stats["total_requests"], stats["failed_requests"]) == (251, 0)
+    with pytest.raises(NoNodeForModel):
+        pool.embed_batch("nope", texts)
+    assert pool.get_stats()["total_requests"] == 251, "nothing was begun"
+
+
 def test_a_plain_stream_gives_ollamas_chunks(pool: OllamaPool) -> None:
     *pieces, last = pool.chat("tiny", HI, stream=True)
 

@@ -55,6 +55,7 @@ def test_completions_and_embeddings() -> None:
     [
         (b"{secret-canary", "invalid_json_line", None),
         (b"\xff", "invalid_json_line", None),
+        (b'{"x": NaN}', "invalid_json_line", None),
         (b"[" * 100_000, "invalid_json_line", None),
         (b"[]", "invalid_json_line", None),
         (_text({}, custom_id=None), "invalid_custom_id", "custom_id"),

@@ -20,6 +20,7 @@ from sollol_client import Client, Job
 from ..either_way import Pending, call_in_thread, has_loop, plainly_or_awaited, warn_once
 from ..hedging import HedgingStrategy
 from ..routing_strategy import RoutingStrategy
+from . import many
 from .address import DEFAULT_PORT, NodeAddress, node_addresses
 from .calls import Call, ChunkStream
 from .embedded import EmbeddedFabric, Fabrics
@@ -216,6 +217,9 @@ class OllamaPool:
     ) -> Any:
         """Embed many texts: one answer for each, in order. They are handed in at once, and spread over all nodes.
 
+        More than a hundred are a batch (`Client.batch`), many to a call; their answers have `model` and `embeddings`
+        alone. With an argument that is not for batches (deadline, session, cache, …) each is a request of its own.
+
         Raises:
             JobFailed: of the first that has no answer.
         """
@@ -223,6 +227,15 @@ class OllamaPool:
         if not kwargs.pop("use_adaptive", True):
             old["use_adaptive"] = 0
         warn_of_replaced(old, "OllamaPool.embed_batch")
+        if many.fits(inputs, kwargs):
+            asked = {"priority": priority, **kwargs}
+            self._check_room()
+            return plainly_or_awaited(
+                call_in_thread(
+                    lambda: many.embed_many(self._client(), self._tally, model, inputs, asked),
+                    "sollol-pool-batch",
+                )
+            )
         calls = [self._call(embed=text, model=model, priority=priority, **kwargs) for text in inputs]
         return plainly_or_awaited(
             call_in_thread(lambda: [call.result() for call in calls], "sollol-pool-batch")
@@ -409,7 +422,7 @@ class OllamaPool:
         call = self._call(model=model, stream=stream, **asked)
         return ChunkStream(call, kind, model) if stream else plainly_or_awaited(call)
 
-    def _call(self, **asked: Any) -> Call:
+    def _check_room(self) -> None:
         if self._stopped:
             raise ClientClosed("the pool is stopped: make a new one")
         most = self.settings.max_queue_size
@@ -417,6 +430,9 @@ class OllamaPool:
             raise QueueFull(
                 f"{most} requests of this pool are under way, as max_queue_size allows; try again"
             )
+
+    def _call(self, **asked: Any) -> Call:
+        self._check_room()
 
         def submit(client: Client) -> Job:
             return client.submit(**{"hedge": self.settings.hedge, **asked})

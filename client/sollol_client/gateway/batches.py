@@ -37,6 +37,7 @@ from .webhooks import Webhooks
 # Of its errand.
 PLAIN = "batch"
 _MOST_LISTED = 1000
+_MOST_ITEMS = 10**8
 # A batch that cannot be taken in within so long is refused.
 _TAKING_SECONDS = 60.0
 _LOOK_SECONDS = 0.02
@@ -139,10 +140,10 @@ class Batches:
                 409, f"the results of batch {view.id} go to the program or the file that they are for"
             )
         total = view.total if view.total is not None else view.fed
-        offset = 0 if query.get("offset", "0") == "0" else limit_of(query["offset"], 10**8)
+        offset = 0 if query.get("offset", "0") == "0" else limit_of(query["offset"], _MOST_ITEMS, "offset")
         count = max(0, total - offset)
         if "limit" in query:
-            count = min(count, limit_of(query["limit"], 10**8))
+            count = min(count, limit_of(query["limit"], _MOST_ITEMS))
         return StreamingResponse(self._told(view, offset, count, total), media_type="application/json")
 
     async def _told(

@@ -145,7 +145,7 @@ class Reader:
 
     def _line(self, text: bytes) -> Line:
         try:
-            given = json.loads(text)
+            given = json.loads(text, parse_constant=_no_number)
         except (ValueError, RecursionError):
             raise self._fault("invalid_json_line", "this line is no JSON in UTF-8") from None
         if not isinstance(given, dict):
@@ -214,6 +214,10 @@ def told_line(line: Line, items: Sequence[BatchItem], batch_id: str, ended: str)
     else:
         told["response"] = _response(200, request_id, _body_of(line, items, request_id))
     return as_json(told) + b"\n", error is not None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)
 
 
 def _body_of(line: Line, items: Sequence[BatchItem], request_id: str) -> dict[str, Any]:

@@ -178,14 +178,14 @@ def page_of(entries: list[dict[str, Any]], after: str | None, limit: int) -> dic
     return {"object": "list", "data": shown, **ends, "has_more": len(entries) > limit}
 
 
-def limit_of(text: str, most: int) -> int:
-    """How many to list.
+def limit_of(text: str, most: int, field: str = "limit") -> int:
+    """How many to list; or another number from 1 on.
 
     Raises:
         InvalidJob: no number from 1 to `most`.
     """
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= most:
-        raise InvalidJob(f"limit: a number from 1 to {most:,} is needed", field="limit")
+        raise InvalidJob(f"{field}: a number from 1 to {most:,} is needed", field=field)
     return int(text)
 
 
