@@ -13,6 +13,8 @@ from .history import span
 
 # Jobs that nobody can take are told of at once; others when they have waited for longer than a person would.
 QUEUE_SECONDS = 120.0
+# Adverts come every 4 s, and a worker counts as gone after 14 s.
+SILENT_SECONDS = 10.0
 # `_admit.lua` refuses new jobs from 90 % of maxmemory on.
 _MEMORY_SHARE = 0.8
 _GIB = 1024**3
@@ -102,6 +104,15 @@ def _nodes(facts: Facts) -> Iterator[Alert]:
             gone.since,
         )
     for node in facts.nodes:
+        if node.silent_seconds > SILENT_SECONDS:
+            yield Alert(
+                "worker.silent",
+                Level.ERROR,
+                f"Node {node.name} gives no sign of life for {span(1000 * node.silent_seconds)}",
+                "If none comes within seconds, its jobs go to other nodes",
+                node.name,
+                facts.now - node.silent_seconds,
+            )
         for worker in node.workers:
             for backend in worker.backends:
                 if backend.get("down"):

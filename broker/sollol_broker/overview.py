@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .alerts import QUEUE_SECONDS, alerts
+from .alerts import QUEUE_SECONDS, SILENT_SECONDS, alerts
 from .facts import Facts, Gone
 from .groups import GroupState, GroupView
 from .history import span
@@ -24,7 +24,7 @@ MOST_QUEUES = 50
 _MOST_MODELS = 12
 _MOST_RUNNING = 6
 # In this order nodes are shown: what is wrong first, then what works, which changes too often to be sorted by.
-_ORDER = {"gone": 0, "down": 1, "draining": 2, "cordoned": 3, "busy": 4, "idle": 4}
+_ORDER = {"gone": 0, "silent": 0, "down": 1, "draining": 2, "cordoned": 3, "busy": 4, "idle": 4}
 
 
 def overview(
@@ -124,7 +124,7 @@ def node_card(node: NodeView, jobs: Sequence[JobView], group: GroupView | None, 
         "why": why,
         "host": node.host,
         "os": node.os,
-        "seen_seconds": round(min((w.seen_ms_ago for w in node.workers), default=0.0) / 1000, 1),
+        "seen_seconds": round(node.silent_seconds, 1),
         "slots": slots,
         "busy": busy,
         "gpus": [_gpu(gpu) for gpu in hardware.get("gpus", [])],
@@ -194,6 +194,8 @@ def why_waits(queue: QueueView, facts: Facts) -> str:
 
 def _state(node: NodeView, busy: int) -> tuple[str, str]:
     """In a word, and where something is wrong, why."""
+    if node.silent_seconds > SILENT_SECONDS:
+        return "silent", f"no sign of life for {span(1000 * node.silent_seconds)}"
     if node.controls.draining or all(worker.state == "draining" for worker in node.workers):
         return "draining", "an operator empties it" if node.controls.draining else "its worker is stopping"
     if node.controls.cordoned:
@@ -217,6 +219,8 @@ def _doing(
     asked = sorted({job.model for job in jobs})
     if work and asked:
         work += f" with {_named(asked)}"
+    if state == "silent":
+        return why
     if state == "down":
         return f"its LLM server is down: {why}"
     if state in ("draining", "cordoned"):

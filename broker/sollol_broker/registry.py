@@ -78,6 +78,11 @@ class NodeView:
     addresses: tuple[str, ...] = ()
 
     @property
+    def silent_seconds(self) -> float:
+        """Since the last sign of life of any of its workers."""
+        return min((worker.seen_ms_ago for worker in self.workers), default=0.0) / 1000
+
+    @property
     def is_watched(self) -> bool:
         """Whether somebody on the machine itself tells of its hardware."""
         return any(not worker.elsewhere for worker in self.workers)

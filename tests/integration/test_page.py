@@ -173,6 +173,7 @@ async def test_control_jobs_are_read_from_rqs_keys_and_never_unpickled(fabric: F
 async def test_all_looks_answer_in_an_empty_fabric(page: Site) -> None:
     for name in ("overview", "nodes", "jobs", "groups", "batches", "apps", "log", "control"):
         await page.look(name)
+    assert "sollol_nodes 0.0" in (await page.http.get("/metrics")).text
     assert (await page.look("job", id="nobody"))["missing"]
     assert (await page.look("node", name="nobody"))["missing"]
     for path in (

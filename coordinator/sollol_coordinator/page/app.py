@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from flask import Flask, Response, redirect, render_template, request
+from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -123,6 +124,10 @@ def build(
         response = redirect("/login" if config.needs_login else "/")
         response.delete_cookie(COOKIE)
         return response
+
+    @app.get("/metrics")
+    def metrics() -> AnyResponse:
+        return Response(run(looks.metrics()), content_type=CONTENT_TYPE_LATEST)
 
     @app.get("/livez")
     def livez() -> AnyResponse:

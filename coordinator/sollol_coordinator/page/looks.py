@@ -19,6 +19,7 @@ from sollol_broker.facts_reader import FactsReader
 from sollol_broker.job_lists import JobLists, Wanted
 from sollol_broker.log_entry import Level, LogFilter
 from sollol_broker.overview import node_cards, overview
+from sollol_broker.prometheus import FabricFigures
 from sollol_broker.registry import JobView, NodeView, Registry, WorkerView
 
 from .config import PageConfig
@@ -54,6 +55,7 @@ class PageLooks:
         self._control = ControlJobs(broker)
         self._batches = BatchStore(broker)
         self._log = LogTail(broker)
+        self._figures = FabricFigures(broker)
         self._pasts = Pasts(broker, clock=time.monotonic)
         self._facts: tuple[float, Facts] | None = None
         # How often each is read, in seconds, and what parameters it takes.
@@ -74,6 +76,10 @@ class PageLooks:
     def fabric(self) -> str:
         """The fabric's name; "" = the default one."""
         return self._broker.url.fabric
+
+    async def metrics(self) -> bytes:
+        """The fabric's figures, for Prometheus."""
+        return await self._figures.text()
 
     async def broken(self) -> str:
         """Why Redis does not answer; "" = it does."""

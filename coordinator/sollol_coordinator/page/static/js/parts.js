@@ -26,7 +26,7 @@ export function slots(busy, all) {
     h("span", { class: "amount" }, `${busy} of ${all}`));
 }
 
-const WORDS = { gone: "gone", down: "server down", draining: "draining", cordoned: "cordoned", busy: "working", idle: "idle" };
+const WORDS = { gone: "gone", silent: "silent", down: "server down", draining: "draining", cordoned: "cordoned", busy: "working", idle: "idle" };
 
 /** A state as a coloured word. */
 export function badge(state, text) {

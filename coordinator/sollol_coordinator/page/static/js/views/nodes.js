@@ -5,7 +5,7 @@ import { code, empty, nodeCard } from "../parts.js";
 import { whole } from "../words.js";
 import { field, filters, pick } from "../filter.js";
 
-const STATES = [["", "any state"], ["gone", "gone"], ["down", "server down"], ["draining", "draining"], ["cordoned", "cordoned"], ["busy", "working"], ["idle", "idle"]];
+const STATES = [["", "any state"], ["gone", "gone"], ["silent", "silent"], ["down", "server down"], ["draining", "draining"], ["cordoned", "cordoned"], ["busy", "working"], ["idle", "idle"]];
 
 export const frame = (params, go) => filters("node-filter", go, ["page"],
   field("q", "Name or model", params.q), pick("state", "State", STATES, params.state));

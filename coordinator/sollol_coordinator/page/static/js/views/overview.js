@@ -13,7 +13,7 @@ function headline(told) {
   return h("p", { class: "headline", id: "headline", "data-key": "headline" }, told.headline);
 }
 
-const WHERE = { "worker.gone": ["/node", "name"], "backend.down": ["/node", "name"], "queue.unserved": ["/jobs", "model"], "queue.old": ["/jobs", "model"] };
+const WHERE = { "worker.gone": ["/node", "name"], "worker.silent": ["/node", "name"], "backend.down": ["/node", "name"], "queue.unserved": ["/jobs", "model"], "queue.old": ["/jobs", "model"] };
 
 function alerts(told) {
   if (!told.alerts.length) return h("p", { class: "well", id: "alerts", "data-key": "alerts" }, "Nothing needs a look.");
