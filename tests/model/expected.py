@@ -22,6 +22,7 @@ class Job:
         held_by: the lease of the attempt that runs; None = it waits, or has ended. second: of a second copy.
         top: the highest fence given out. fence, nonce: of the present or last attempt.
         size: bytes entered into the books of limits; counted: in those of its application's quota.
+        has_failed: on every try; its body is kept, so that it can be tried again.
         is_late: its deadline has passed. lapsed: leases that have run out and were not reaped yet.
         events: as they have to lie in its stream.
     """
@@ -46,6 +47,7 @@ class Job:
     seq: int = 0
     errors: int = 0
     crashes: int = 0
+    has_failed: bool = False
     is_late: bool = False
     lapsed: set[Lease] = field(default_factory=set)
     events: list[tuple[str, ...]] = field(default_factory=list)
@@ -54,6 +56,11 @@ class Job:
     def is_over(self) -> bool:
         """Whether it has its one end."""
         return self.state in ENDED
+
+    @property
+    def may_be_revived(self) -> bool:
+        """Whether an operator may put it back in line."""
+        return self.state == "dead" or self.has_failed
 
 
 @dataclass(slots=True)
@@ -173,6 +180,7 @@ class Expected:
         job.errors += 1
         if not retry or job.errors >= most_errors:
             self.end(job, "failed")
+            job.has_failed = retry
             return "end"
         self.requeue(job)
         return "retry"
@@ -248,9 +256,9 @@ class Expected:
         return back, dead, expired
 
     def revive(self, job: Job) -> None:
-        """A dead letter goes back in line."""
+        """A dead letter, or what has failed on every try, goes back in line."""
         job.state, job.nonce, job.seq, job.errors, job.crashes = "queued", "", 0, 0, 0
-        job.is_late, job.deadline, job.request = False, False, ""
+        job.is_late, job.deadline, job.has_failed, job.request = False, False, False, ""
         job.counted, job.size = self.limited and job.app == "quota", job.size * self.limited
         job.events.clear()
         self.stats["submitted"] += 1

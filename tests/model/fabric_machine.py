@@ -295,21 +295,21 @@ class FabricMachine(RuleBasedStateMachine):
 
     @action(
         2,
-        when=lambda self: any(job.state == "dead" for job in self.expected.jobs.values()),
+        when=lambda self: any(job.may_be_revived for job in self.expected.jobs.values()),
         pick=_PICK,
         retry=st.booleans(),
     )
     def letter(self, pick: int, retry: bool) -> None:
-        """A dead letter is put back in line, or dropped; or so is something that is none."""
-        jobs = sorted(self.expected.jobs.values(), key=lambda job: job.state == "dead")
+        """A dead letter is put back in line, or dropped; or so is something that is none, or has failed."""
+        jobs = sorted(self.expected.jobs.values(), key=lambda job: job.may_be_revived)
         job, operations = _picked(jobs, pick), Operations(self.broker)
         verb = operations.retry if retry else operations.drop
         reply = self.do(verb([job.id]))[job.id]
-        if job.state != "dead":
-            assert reply == job.state
-        elif retry:
+        if retry and job.may_be_revived:
             assert reply == "retried"
             self.expected.revive(job)
+        elif job.state != "dead":
+            assert reply == job.state
         else:
             assert reply == "dropped"
             del self.expected.jobs[job.id]

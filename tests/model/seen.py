@@ -113,7 +113,7 @@ def _check_job(job: Job, found: dict[str, str], stream: Any, has_body: Any) -> N
     assert int(found.get("fence", 0)) == job.fence
     assert found.get("nonce", "") == job.nonce
     assert found.get("hnonce", "") == (job.second.nonce if job.second else "")
-    assert bool(has_body) == (not job.is_over or job.state == "dead"), f"the body of {job.id}"
+    assert bool(has_body) == (not job.is_over or job.may_be_revived), f"the body of {job.id}"
     events = []
     for entry in _entries(stream):
         parts = {"start": ("f",), "piece": ("f", "s"), "end": ("x", "f")}[entry["t"]]
