@@ -22,7 +22,8 @@ from sollol_broker.primary import Primary
 from sollol_broker.url import parse
 from waiting import wait_until
 
-DOWN_AFTER_MS = 1000
+# Longer than a busy machine may keep one of them waiting.
+DOWN_AFTER_MS = 2000
 _SERVICE = "main"
 
 
@@ -97,7 +98,7 @@ async def role(server: EmbeddedBroker) -> str:
 
 @asynccontextmanager
 async def sentinel_group(folder: Path, *, replicas: int = 2, **config: str | int) -> AsyncIterator[Servers]:
-    """A primary, its replicas, and three sentinels that agree after a second that it is down."""
+    """A primary, its replicas, and three sentinels that agree after two seconds that it is down."""
     group, sentinels = Servers(), []
     try:
         first = await _start(group, config)

@@ -24,6 +24,8 @@ from waiting import wait_until
 
 _ECHO = "echo://?slots=4&delay_ms=200&tokens=4&token_ms=30&models=echo"
 _LEASE_SECONDS = 2.0
+# Of workers that nobody kills: longer than a busy machine stalls one, and nothing beside what their clocks are off.
+_LONG_LEASE_SECONDS = 6.0
 _JOBS = 150
 # Longer than the clocks jump, so that the answers are still there to be added up.
 _TTL_SECONDS = 24 * 3600.0
@@ -40,7 +42,7 @@ async def test_workers_with_wrong_clocks_keep_their_leases(redis_url: str, tmp_p
             fake = worker_process(
                 redis_url,
                 tmp_path / f"{number}.log",
-                *("--backend", _ECHO, "--lease", str(_LEASE_SECONDS)),
+                *("--backend", _ECHO, "--lease", str(_LONG_LEASE_SECONDS)),
                 node=f"n{number}",
                 environment=faked(shift),
             )
@@ -62,7 +64,7 @@ async def test_workers_with_wrong_clocks_keep_their_leases(redis_url: str, tmp_p
     assert nodes == {"n0", "n1", "n2"}
     assert set(crashes) == {None}
     assert off
-    assert -_LEASE_SECONDS <= min(off) <= max(off) <= _LEASE_SECONDS + 1.0
+    assert -_LONG_LEASE_SECONDS <= min(off) <= max(off) <= _LONG_LEASE_SECONDS + 1.0
 
 
 @pytest.fixture

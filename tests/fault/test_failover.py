@@ -137,7 +137,7 @@ async def _fail_over(servers: Servers, how: str) -> float:
         old = await servers.primary()
         failed_at = time.monotonic()
         await servers.fail(old, how)
-        new = await servers.until_another_is_primary(old)
+        await servers.until_another_is_primary(old)
         await wait_until(
             lambda: any(at > failed_at + 0.5 for at in traffic.accepted_at), timeout=30, what="a job accepted"
         )
@@ -151,7 +151,8 @@ async def _fail_over(servers: Servers, how: str) -> float:
         traffic.is_over = True
         await flowing
         told = await hear_all(traffic.asked, patience_seconds=60)
-        async with raw(new) as plain:
+        # On a busy machine they may have moved once more.
+        async with raw(await servers.primary()) as plain:
             ledger = await read_ledger(plain, Keys(), traffic.asked, told, may_lack_last=True)
     assert len(traffic.accepted) == len(traffic.asked) > 20
     assert not ledger.findings, str(ledger)

@@ -55,6 +55,11 @@ async def _lines(fabric: Fabric, is_enough: Callable[[list[LogEntry]], object]) 
     return found
 
 
+def _of_jobs(lines: list[LogEntry]) -> list[LogEntry]:
+    """Without what a busy machine makes a worker say besides."""
+    return [line for line in lines if "job" in line.fields]
+
+
 async def test_how_jobs_end_is_told_but_not_what_was_asked(redis_url: str, fabric: Fabric) -> None:
     async with (
         OllamaDouble([CHAT_MODEL]) as ollama,
@@ -68,8 +73,8 @@ async def test_how_jobs_end_is_told_but_not_what_was_asked(redis_url: str, fabri
         failed = client.submit(chat=_CANARY, model="tiny")
         with pytest.raises(BackendError):
             await failed
-        lines = await _lines(fabric, lambda lines: len(lines) == 3)
-    good, again, bad = lines
+        lines = await _lines(fabric, lambda lines: len(_of_jobs(lines)) == 3)
+    good, again, bad = _of_jobs(lines)
     assert (good.level, good.source, good.node, good.app) == ("info", "worker", "n7", "web")
     assert (good.event, good.fields["job"], good.fields["model"]) == ("job answered", answered.id, "tiny")
     assert good.fields["output_tokens"] > 0
