@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import subprocess
+import sys
 from typing import Any
 
 import httpx
@@ -76,7 +80,18 @@ async def test_where_nobody_can_it_says_who_could(redis_url: str) -> None:
         with pytest.raises(InvalidJob, match="tiny does not rerank on any node; models that do: a-reranker"):
             await client.submit(rerank=DOCUMENTS, query=QUERY, model="tiny")
         first = (await client.submit(rerank=DOCUMENTS, query="hot water", model="a-reranker")).results[0]
+        said = await asyncio.to_thread(
+            subprocess.run,
+            [
+                *(sys.executable, "-m", "sollol.cli", "submit", "--redis", redis_url, "-m", "a-reranker"),
+                *("--wait", "--query", "hot water", "--rerank", "a cat", "--rerank", "some hot water"),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     assert first == {"index": 0, "relevance_score": 1.0}
+    assert [json.loads(line)["index"] for line in said.stdout.splitlines()] == [1, 0]
 
 
 async def test_through_the_gateway(redis_url: str, toy_rerank_server: str) -> None:

@@ -118,6 +118,8 @@ def test_version() -> None:
         (["chat", "hi", "--timeout", "0"], "--timeout"),
         (["submit", "-m", "m"], "got none of them"),
         (["submit", "-m", "m", "--chat", "a", "--embed", "b"], "got --chat and --embed"),
+        (["submit", "-m", "m", "--rerank", "a"], "needs a --query"),
+        (["submit", "-m", "m", "--chat", "a", "--query", "b"], "needs a --query"),
         (["submit", "--chat", "a"], "--model"),
         (["jobs", "--limit", "0"], "--limit"),
         (["bench", "replay", "no-such-file"], "does not exist"),
@@ -331,6 +333,12 @@ def test_submit_embeds_several_texts(recorder: RecordingClient) -> None:
     }
     assert recorder.asked["embed"] == ["a", "b"]
     assert "options" not in recorder.asked
+
+
+def test_submit_reranks_several_texts(recorder: RecordingClient) -> None:
+    assert run("submit", "-m", "r", "--rerank", "a", "--rerank", "b", "--query", "q").stdout == "j1\n"
+    assert (recorder.asked["rerank"], recorder.asked["query"]) == (["a", "b"], "q")
+    assert recorder.asked["stream"] is False
 
 
 def _model(name: str, *kinds: str, loaded: bool = False) -> ModelView:

@@ -16,6 +16,13 @@ from .options import fabric_options, job_options, open_client
 @click.option("--chat", metavar="TEXT", help="A question.")
 @click.option("--generate", metavar="TEXT", help="A prompt to continue.")
 @click.option("--embed", multiple=True, metavar="TEXT", help="A text to turn into a vector. May be repeated.")
+@click.option(
+    "--rerank",
+    multiple=True,
+    metavar="TEXT",
+    help="A text to order by how well it answers --query. Repeated.",
+)
+@click.option("--query", metavar="TEXT", help="What the texts of --rerank are held against.")
 @click.option("--wait", is_flag=True, help="Wait, and show the answer as `sollol chat` does.")
 @click.option(
     "--idempotency-key", metavar="KEY", help="The same key is the same job, however often it is sent."
@@ -30,6 +37,8 @@ def submit(
     chat: str | None,
     generate: str | None,
     embed: tuple[str, ...],
+    rerank: tuple[str, ...],
+    query: str | None,
     wait: bool,
     idempotency_key: str | None,
     wait_for_node: bool,
@@ -44,12 +53,13 @@ def submit(
     id=$(sollol submit --model llama3.2 --chat "Hello")
     sollol attach $id
     """
-    asked = [
-        name for name, value in (("--chat", chat), ("--generate", generate), ("--embed", embed)) if value
-    ]
+    given = {"--chat": chat, "--generate": generate, "--embed": embed, "--rerank": rerank}
+    asked = [name for name, value in given.items() if value]
     if len(asked) != 1:
         told = " and ".join(asked) or "none of them"
-        raise click.UsageError(f"Exactly one of --chat, --generate and --embed is needed, got {told}.")
+        raise click.UsageError(f"Exactly one of {', '.join(given)} is needed, got {told}.")
+    if bool(rerank) != (query is not None):
+        raise click.UsageError("--rerank needs a --query, and nothing else has one.")
     backend: dict[str, Any] = {"options": options} if options else {}
     with open_client(url) as client:
         job = client.submit(
@@ -57,7 +67,9 @@ def submit(
             chat=chat or None,
             generate=generate or None,
             embed=list(embed) or None,
-            stream=not embed,
+            rerank=list(rerank) or None,
+            query=query,
+            stream=not (embed or rerank),
             priority=priority,
             timeout=timeout,
             deadline=deadline,
