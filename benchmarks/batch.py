@@ -30,8 +30,8 @@ from .worker import worker
 _MODEL, _CHAT_MODEL = "minilm", "smollm2"
 _SLOTS, _THREADS = 2, 1
 _SENTENCES = 2000
-_SWEPT = 256
-_SIZES, _AT_ONCE = (1, 8, 32, 64, 128), (1, 2)
+_SWEPT = 128
+_SIZES, _AT_ONCE = (1, 8, 16, 32, 64, 128), (1, 2)
 _PORTION = 500
 _ECHO_ITEMS, _ECHO_CALL_MS, _ECHO_CHUNK = 16_000, 25, 64
 _MILLION = 1_000_000

@@ -17,7 +17,7 @@ from .batch_plan import BatchPlan, Item, Refused, chunk_submission, size_of
 from .batch_record import BatchView, Chunk
 from .batch_rules import ChunkLimits, Speed, best_chars, chunk_tokens, fixed_chunk, items_for, window
 from .batch_store import BatchStore, ModelSpeed, Standing
-from .errors import InvalidJob, JobLost, SollolError
+from .errors import InvalidJob, JobLost, KeyMissing, SollolError
 from .words import BatchState, JobKind
 
 log = logging.getLogger(__name__)
@@ -110,10 +110,11 @@ class BatchDriver:
                 except JobLost as error:
                     self._fail(error)
                     return
+                except (InvalidJob, KeyMissing) as error:  # nothing that we could do for it
+                    self._is_idle = True
+                    self._fail(error)
+                    return
                 except SollolError as error:
-                    if isinstance(error, InvalidJob):
-                        self._fail(error)
-                        return
                     log.warning("batch %s: %s", self.batch_id, error)
                     await asyncio.sleep(_LOST_REDIS_SECONDS)
                     continue
@@ -149,7 +150,7 @@ class BatchDriver:
         return standing
 
     async def _leave(self) -> None:
-        if self.view is None or self.view.state.is_terminal or self.failure is not None:
+        if self.view is None or self.view.state.is_terminal or isinstance(self.failure, JobLost):
             return
         try:
             async with asyncio.timeout(_RETRY_SECONDS):
