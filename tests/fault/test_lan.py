@@ -11,8 +11,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
 from hosts import Network, hosts
 
+from sollol_broker.embedded import EmbeddedBroker
+from sollol_coordinator.cli import main as coordinator
 from sollol_worker_agent.llama_binaries import find_llama_server
 from waiting import wait_until
 
@@ -105,3 +108,10 @@ async def test_a_fabric_grows_over_a_network_by_being_announced_and_by_adoption(
                     assert "second" in nodes
                     # It is not this machine, so nothing is said of its hardware.
                     assert (nodes[third]["host"], nodes[third]["hardware"]) == (third, {})
+
+
+def test_a_coordinator_announces_no_redis_that_others_cannot_reach() -> None:
+    with EmbeddedBroker(appendonly=False, port=0) as broker:
+        said = CliRunner().invoke(coordinator, ["--redis", broker.url, "--metrics", "off", "--announce"])
+    assert said.exit_code == 2
+    assert "listens on this machine alone" in said.output
