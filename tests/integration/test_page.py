@@ -14,6 +14,7 @@ import pytest
 
 from fabric_kit import Fabric, fabric_at, node_of
 from page_kit import Site, site
+from sollol_broker import Envelope
 from sollol_broker.embedded import EmbeddedBroker
 from sollol_broker.log_entry import LogEntry, to_flat
 from sollol_broker.registry import Registry
@@ -125,6 +126,21 @@ async def test_what_operators_do_happens(fabric: Fabric, page: Site) -> None:
         is_done = (verb, answer.status_code) == ("retry", 200)  # it is back in line already
         assert is_done or answer.status_code in (400, 409), (verb, given)
         assert is_done or answer.json()["error"]
+
+
+async def test_a_prompt_is_shown_only_where_that_was_allowed(fabric: Fabric, redis_url: str) -> None:
+    envelope = Envelope(
+        kind="chat", model="m", app="a", payload={"messages": [{"role": "user", "content": "canary"}]}
+    )
+    await fabric.worker("w1")
+    await fabric.submit("j1", envelope=envelope.to_bytes())
+    async with site(redis_url) as silent, site(redis_url, show_prompts=True) as open_:
+        for page, shown in ((silent, False), (open_, True)):
+            for path in ("/api/job?id=j1", "/api/jobs", "/api/overview", "/api/log"):
+                assert "canary" not in (await page.http.get(path)).text
+            answer = await page.http.get("/prompt", params={"id": "j1"})
+            assert ((answer.status_code, answer.json()) == (200, {"text": "user: canary"})) is shown
+        assert (await open_.http.get("/prompt", params={"id": "nobody"})).status_code == 409
 
 
 async def test_every_verb_is_tried_here() -> None:

@@ -45,6 +45,9 @@ class Store:
 class Looks:
     fabric = ""
 
+    async def prompt(self, job_id: str) -> str:
+        return f"what {job_id} was asked"
+
     def params(self, name: str, given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         return tuple(given.items())
 
@@ -233,6 +236,18 @@ def test_programs_show_a_key_with_each_request() -> None:
     house.store.is_away = True
     house.guests._kept.clear()
     assert browser.get("/api/overview", headers={"Authorization": f"Bearer {VIEWER}"}).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("shows", "secret", "status"), [(True, ADMIN, 200), (True, VIEWER, 403), (False, ADMIN, 403)]
+)
+def test_prompts_are_for_operators_of_a_page_that_shows_them(shows: bool, secret: str, status: int) -> None:
+    browser = House(login=True, show_prompts=shows).browser()
+    assert _log_in(browser, secret) == 302
+    answer = browser.get("/prompt?id=j1")
+    assert answer.status_code == status
+    assert ("what j1 was asked" in answer.text) is (status == 200)
+    assert ('name="prompts"' in browser.get("/").text) is (status == 200)
 
 
 def test_too_many_tries_have_to_wait_and_the_right_password_too() -> None:

@@ -70,6 +70,7 @@ def build(
             "menu": [(path, look, title) for path, look, title in PAGES if title],
             "visitor": who,
             "needs_login": config.needs_login,
+            "shows_prompts": config.show_prompts and who is not None and who.may_operate,
             "token": guests.sessions.token(word()),
         }
 
@@ -91,6 +92,15 @@ def build(
         kind, text = hub.ask(name, looks.params(name, request.args))
         status = json.loads(text)["status"] if kind == "trouble" else 200
         return Response(text, status, mimetype="application/json")
+
+    @app.get("/prompt")
+    def prompt() -> AnyResponse:
+        who = visitor()
+        if not config.show_prompts or who is None or not who.may_operate:
+            return refusal(
+                403, "the page shows no prompts" if who and who.may_operate else "your key may only look"
+            )
+        return _json({"text": run(looks.prompt(request.args.get("id", "")))})
 
     @app.post("/do/<verb>")
     def do(verb: str) -> AnyResponse:

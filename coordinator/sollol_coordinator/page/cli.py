@@ -42,6 +42,8 @@ _MOST_PASSWORD_BYTES = 4096
               help="Tell of queues whose first job has waited for longer.")  # fmt: skip
 @click.option("--max-browsers", "most_browsers", default=64, show_default=True, type=click.IntRange(1, 1000),
               metavar="N", help="Kept up to date at the same time; each takes a thread.")  # fmt: skip
+@click.option("--show-prompts", is_flag=True,
+              help="Let operators read what waiting and running jobs were asked.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
               help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
@@ -56,6 +58,7 @@ def main(
     proxy: str,
     queue_seconds: float,
     most_browsers: int,
+    show_prompts: bool,
     insecure: bool,
     verbose: bool,
 ) -> None:
@@ -84,6 +87,7 @@ def main(
             proxy=proxy,
             queue_seconds=queue_seconds,
             most_browsers=most_browsers,
+            show_prompts=show_prompts,
         )
         Page(redis_url, config).serve()
     except BrokerUnavailable as error:

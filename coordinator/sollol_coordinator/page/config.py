@@ -31,7 +31,7 @@ class PageConfig:
         proxy: the address of a reverse proxy that is believed when it says that it was reached by https; "" = none.
         queue_seconds: a queue whose head has waited for longer is told of.
         most_browsers: that are kept up to date at the same time; more than that ask again by themselves.
-        show_prompts: whether operators may read what was asked, and answered.
+        show_prompts: whether operators may read what jobs were asked.
 
     Raises:
         InvalidJob: a value makes no sense; `field` names it.

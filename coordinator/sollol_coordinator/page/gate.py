@@ -22,7 +22,7 @@ _SAFE = frozenset({"GET", "HEAD"})
 # Anybody may have these.
 _OPEN = ("/static/", "/login", "/livez", "/readyz")
 # These are for programs: they get a status and JSON, no form.
-_PLAIN = ("/api/", "/live/", "/do/", "/metrics")
+_PLAIN = ("/api/", "/live/", "/do/", "/prompt", "/metrics")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

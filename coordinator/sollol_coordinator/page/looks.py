@@ -26,6 +26,7 @@ from .config import PageConfig
 from .control_jobs_view import ControlJobs
 from .log_tail import LogTail
 from .pasts import Pasts
+from .prompts import read_prompt
 
 Look = Callable[[Mapping[str, str]], Awaitable[dict[str, Any]]]
 _NODES_A_PAGE = 60
@@ -80,6 +81,10 @@ class PageLooks:
     async def metrics(self) -> bytes:
         """The fabric's figures, for Prometheus."""
         return await self._figures.text()
+
+    async def prompt(self, job_id: str) -> str:
+        """What a job was asked; see `read_prompt`."""
+        return await read_prompt(self._broker, job_id)
 
     async def broken(self) -> str:
         """Why Redis does not answer; "" = it does."""

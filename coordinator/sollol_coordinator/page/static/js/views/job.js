@@ -10,7 +10,24 @@ export function render(told) {
     return empty("There is no such job.", "Its record has expired (an hour after its end, unless it was asked for longer), or the id is wrong.",
       link("/jobs", {}, {}, "All jobs"));
   }
-  return [head(told), facts(told), timeline(told), waits(told), taken(told)];
+  return [head(told), facts(told), timeline(told), waits(told), taken(told), asked(told)];
+}
+
+// Only where the page was started with --show-prompts, for operators; read when asked for, not before.
+function asked(told) {
+  if (!document.querySelector('meta[name="prompts"]')) return null;
+  return section("asked", "What it was asked", h("button", { type: "button", class: "quiet", "data-prompt": told.id }, "Show"), h("pre", { id: "prompt", class: "prompt", "data-keep": "" }));
+}
+
+export function frame() {
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("button[data-prompt]");
+    if (!button) return;
+    const answer = await fetch(`/prompt?${new URLSearchParams({ id: button.dataset.prompt })}`, { cache: "no-store" });
+    const found = await answer.json().catch(() => ({ error: `the page answered ${answer.status}` }));
+    document.getElementById("prompt").textContent = answer.ok ? found.text : found.error;
+  });
+  return h("span", { hidden: true });
 }
 
 function head(told) {
