@@ -78,7 +78,9 @@ async def test_logs_commands_and_redis_tell_neither_prompts_nor_secrets(
         with pytest.raises(SollolError) as refused:
             await client.submit(chat=f"{PROMPT} " * 4000, model="toy")  # more than its context takes
         assert _tells(str(refused.value)) == []
-        told = await _command(locked, tmp_path, "chat", "-", "--model", "toy", stdin=PROMPT)
+        told = await _command(
+            locked, tmp_path, "chat", "-", "--model", "toy", "--option", "num_predict=50", stdin=PROMPT
+        )
         told += await _command(locked, tmp_path, "jobs", job.id)
         told += await _command(locked, tmp_path, "explain", job.id)
         told += await _command(locked, tmp_path, "doctor")
@@ -133,7 +135,7 @@ async def _command(locked: EmbeddedBroker, tmp_path: Path, *arguments: str, stdi
             "SOLLOL_DEBUG": "1",
         },
     )
-    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), timeout=30)
+    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), timeout=120)
     return (out + err).decode()
 
 
