@@ -15,7 +15,16 @@ from dataclasses import replace
 
 from .batch_plan import BatchPlan, Item, Refused, chunk_submission, size_of
 from .batch_record import BatchView, Chunk
-from .batch_rules import ChunkLimits, Speed, best_chars, chunk_tokens, fixed_chunk, items_for, window
+from .batch_rules import (
+    ChunkLimits,
+    Speed,
+    best_chars,
+    chunk_tokens,
+    fixed_chunk,
+    items_for,
+    share_of_the_rest,
+    window,
+)
 from .batch_store import BatchStore, ModelSpeed, Standing
 from .errors import InvalidJob, JobLost, KeyMissing, SollolError
 from .words import BatchState, JobKind
@@ -215,7 +224,7 @@ class BatchDriver:
             items = await self._items(view, Chunk(at, min(limits.most_items, view.fed - at)))
             if not items:
                 break
-            sized = limits if plan.chunk else replace(limits, most_chars=best_chars(speed.sizes, self._turn))
+            sized = limits if plan.chunk else self._sized(limits, view, at, speed)
             count = _count(items, sized, speed.chars_per_token)
             self._turn += 1
             is_short = at + count == view.fed and view.total is None and not isinstance(items[-1], Refused)
@@ -224,6 +233,14 @@ class BatchDriver:
             chunks.append(Chunk(at, count))
             at += count
         return chunks
+
+    def _sized(self, limits: ChunkLimits, view: BatchView, at: int, speed: ModelSpeed) -> ChunkLimits:
+        """The limits of the next chunk: of what is allowed, the size that the model takes best."""
+        most = limits.most_items
+        if view.total is not None:
+            slots = sum(each.slots for each in speed.speeds)
+            most = min(most, share_of_the_rest(view.total - at, slots))
+        return replace(limits, most_items=most, most_chars=best_chars(speed.sizes, self._turn))
 
     async def _items(self, view: BatchView, chunk: Chunk) -> list[Item] | None:
         near = [self._near.get(index) for index in range(chunk.start, chunk.end)]

@@ -123,6 +123,11 @@ def items_for(sizes: Sequence[tuple[int, int]], limits: ChunkLimits, chars_per_t
     return len(sizes)
 
 
+def share_of_the_rest(left: int, slots: int) -> int:
+    """How many of the last items one chunk may have, so that no slot idles while another one has all that is left."""
+    return max(_FEWEST_ITEMS, math.ceil(left / max(1, slots)))
+
+
 def window(slots: int, *, is_single: bool = False) -> int:
     """How many chunks are under way at once, where a model's workers have so many slots.
 

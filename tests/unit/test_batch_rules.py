@@ -24,6 +24,7 @@ from sollol_broker.batch_rules import (
     chunk_tokens,
     fixed_chunk,
     items_for,
+    share_of_the_rest,
     window,
 )
 from sollol_broker.codec import pack
@@ -103,6 +104,13 @@ def test_the_best_size_is_kept_and_its_neighbours_are_tried(
     # What was worse before is looked at again, seldom.
     again = [int(math.log2(best_chars(_sizes(z8=1.3, z9=1.0, z10=1.2), turn))) for turn in range(64)]
     assert (again.count(8), again.count(9), again.count(10)) == (4, 56, 4)
+
+
+@pytest.mark.parametrize(
+    ("left", "slots", "most"), [(100, 2, 50), (5, 2, 3), (3, 2, 2), (1, 4, 2), (7, 0, 7)]
+)
+def test_the_last_items_are_shared_by_all_slots(left: int, slots: int, most: int) -> None:
+    assert share_of_the_rest(left, slots) == most
 
 
 def test_a_window_is_wide_enough_for_the_slots_and_never_without_bound() -> None:
