@@ -141,6 +141,8 @@ SETTINGS: Final = (
     Setting("dashboard", "queue_age", "number", "120", "Seconds after which a queue's first job is told of."),
     Setting("dashboard", "max_browsers", "whole", "64", "Browsers kept up to date at the same time."),
     Setting("dashboard", "show_prompts", "yes/no", "no", "Let operators read what jobs were asked."),
+    Setting("dashboard", "metrics_port", "whole", "0", "Where Prometheus reads without a login; 0 = nowhere."),
+    Setting("dashboard", "metrics_host", "text", "127.0.0.1", "The address for that port."),
     Setting("dashboard", "verbose", "yes/no", "no", "Say more."),
     Setting("up", "port", "whole", "6379", "Port of the private Redis."),
     Setting("up", "workers", "whole", "1", "Worker agents to start."),

@@ -54,7 +54,7 @@ async def test_a_rolling_restart_under_load_costs_no_job_and_no_lease(redis_url:
         for node, old in zip(_NODES, group, strict=True):
             await wait_until(lambda node=node: _holds(raw, keys, node), timeout=20, what=f"{node} to be busy")
             old.process.send_signal(signal.SIGTERM)
-            assert await old.exit_status() == 0
+            assert await old.exit_status() == 0, old.said()[-4000:]
             await begin(node, 2)
         is_over.set()
         await asking

@@ -8,9 +8,12 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from fabric import CHAT_MODEL, worker_process
+from fabric import CHAT_MODEL, worker, worker_process
 from gateway_kit import gateway
+from sollol import AsyncClient
 from sollol_broker.child import free_port
+from sollol_coordinator.page.config import PageConfig
+from sollol_coordinator.page.server import Page
 from sollol_worker_agent.doubles import OllamaDouble
 from waiting import wait_until
 
@@ -80,3 +83,29 @@ async def test_the_figures_equal_what_the_clients_got(redis_url: str, tmp_path: 
         assert _of(figures, "sollol_redis_up") == 1
         chats = _of(figures, "sollol_gateway_requests_total", path="/api/chat", method="POST", status="200")
         assert chats == 5
+
+
+async def test_the_page_tells_of_the_fabric_on_a_port_of_its_own(redis_url: str) -> None:
+    port = free_port()
+    page = Page(redis_url, PageConfig(port=0, login=True, metrics_port=port))
+    await asyncio.to_thread(page.start)
+    try:
+        async with (
+            worker(redis_url, "echo://?slots=3", node="a"),
+            AsyncClient(redis_url, app="tests") as client,
+            httpx.AsyncClient(trust_env=False, timeout=20) as http,
+        ):
+            assert (await client.submit(chat="hi", model="echo")).text == "hi"
+            where = f"http://127.0.0.1:{port}/metrics"
+
+            async def counted() -> bool:
+                figures = await _scrape(http, where)
+                return _of(figures, "sollol_requests_total", host="a", model="echo") == 1
+
+            await wait_until(counted, timeout=30, what="the page to tell of one answer")
+            figures = await _scrape(http, where)
+            assert _of(figures, "sollol_slots", host="a") == 3
+            assert _of(figures, "sollol_nodes") == 1
+            assert _of(figures, "sollol_redis_up") == 1
+    finally:
+        await asyncio.to_thread(page.stop)

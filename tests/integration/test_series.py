@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
 
 import pytest
 
 from fabric import worker
 from fabric_kit import Fabric, fabric_at
 from sollol import AsyncClient
+from sollol_broker.errors import BackendError
 from sollol_broker.series_reader import SeriesReader
-from sollol_worker_agent.backends import EchoBackend
+from sollol_worker_agent.backends import EchoBackend, End, Piece, Timeouts
 from waiting import wait_until
 
 TEXT = "one two three four five"
+
+
+class Broken(EchoBackend):
+    """Answers nothing."""
+
+    async def chat(
+        self, model: str, request: Mapping[str, Any], timeouts: Timeouts
+    ) -> AsyncGenerator[Piece | End, None]:
+        raise BackendError("broken", retryable=False)
+        yield  # makes it a generator
 
 
 @pytest.fixture
@@ -62,3 +74,31 @@ async def test_history_equals_what_the_clients_got(redis_url: str, fabric: Fabri
     p50 = model.quantile("wait", 0.5)
     assert p50 is not None
     assert waits[8] / 1.5 <= p50 * 1000 <= max(waits[11] * 1.5, 0.2)
+
+
+async def test_a_worker_that_drains_tells_the_rest(redis_url: str, fabric: Fabric) -> None:
+    # No other advert comes; and the worker ends before the client.
+    async with (
+        AsyncClient(redis_url, app="tests") as client,
+        worker(redis_url, "echo://", node="a", advertise_seconds=600),
+    ):
+        await asyncio.gather(*(client.submit(chat=TEXT, model="echo") for _ in range(3)))
+    assert (await _reader(fabric).node("a", 600)).total("requests") == 3
+
+
+async def test_errors_are_counted_where_they_happen(redis_url: str, fabric: Fabric) -> None:
+    reader = _reader(fabric)
+    async with (
+        worker(redis_url, Broken(), node="a", most_errors=1),
+        AsyncClient(redis_url, app="tests") as client,
+    ):
+        with pytest.raises(BackendError):
+            await client.submit(chat=TEXT, model="echo")
+
+        async def told() -> bool:
+            return (await reader.node("a", 600)).total("errors") == 1
+
+        await wait_until(told, what="the worker to tell of its error", timeout=30)
+    whole = (await reader.model("echo", 600)).whole()
+    assert whole.counts[:2] == [1, 1]
+    assert whole.times[3] == {}

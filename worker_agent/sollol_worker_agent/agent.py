@@ -151,8 +151,7 @@ class Agent:
         """
         seconds = self.config.drain_seconds if drain_seconds is None else drain_seconds
         self._puller.stop_claiming()
-        if announce:
-            await self._announce()
+        announced = announce and await self._announce()
         await self._drainer.stop()
         # Workers stop before the heartbeat, so that their leases hold while they finish.
         await self._puller.stop(drain_seconds=seconds)
@@ -160,7 +159,7 @@ class Agent:
             await self._desk.stop()
         await self._librarian.stop()
         await self._advertiser.stop()
-        if announce:
+        if announced and not self.figures.is_told:
             await self._tell_the_rest()
         await self._reaper.stop()
         await self._inbox.stop()
@@ -174,20 +173,22 @@ class Agent:
         for lane in self.lanes:
             await lane.backend.close()
 
-    async def _tell_the_rest(self) -> None:
-        """The last jobs have ended since the last advert; the fabric's history should have them, too."""
-        try:
-            async with asyncio.timeout(_ANNOUNCE_SECONDS):
-                await self._advertiser.drain()
-        except Exception:
-            log.warning("what was counted last could not be told", exc_info=True)
+    async def _announce(self) -> bool:
+        """Whether the fabric has heard it."""
+        return await self._drain_advert("the drain could not be announced")
 
-    async def _announce(self) -> None:
+    async def _tell_the_rest(self) -> None:
+        """Jobs have ended since the last advert; the fabric's history should have them, too."""
+        await self._drain_advert("what was counted last could not be told")
+
+    async def _drain_advert(self, failing: str) -> bool:
         try:
             async with asyncio.timeout(_ANNOUNCE_SECONDS):
                 await self._advertiser.drain()
         except Exception:
-            log.warning("the drain could not be announced", exc_info=True)
+            log.warning(failing, exc_info=True)
+            return False
+        return True
 
     def _new_broker(self) -> Broker:
         return Broker(

@@ -116,6 +116,11 @@ class Figures:
             self._on_the_way = [[key_part(model), model, points] for model, points in rows.items()]
         return pack([self._number, looked(gauges), *self._on_the_way])
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the fabric knows all that was counted."""
+        return not self._points and not self._on_the_way
+
     def told(self, taken: str) -> None:
         """The advert has come back: what it said need not be said again, if it was taken."""
         if taken == str(self._number):

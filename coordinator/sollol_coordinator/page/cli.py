@@ -44,6 +44,10 @@ _MOST_PASSWORD_BYTES = 4096
               metavar="N", help="Kept up to date at the same time; each takes a thread.")  # fmt: skip
 @click.option("--show-prompts", is_flag=True,
               help="Let operators read what waiting and running jobs were asked.")  # fmt: skip
+@click.option("--metrics-port", type=click.IntRange(0, 65535), default=0, show_default=True, metavar="PORT",
+              help="Where Prometheus reads the fabric's figures without a login; 0 = nowhere.")  # fmt: skip
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
+              help="The address for that port.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
               help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
@@ -59,6 +63,8 @@ def main(
     queue_seconds: float,
     most_browsers: int,
     show_prompts: bool,
+    metrics_port: int,
+    metrics_host: str,
     insecure: bool,
     verbose: bool,
 ) -> None:
@@ -88,6 +94,8 @@ def main(
             queue_seconds=queue_seconds,
             most_browsers=most_browsers,
             show_prompts=show_prompts,
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
         )
         Page(redis_url, config).serve()
     except BrokerUnavailable as error:

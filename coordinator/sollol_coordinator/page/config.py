@@ -32,6 +32,7 @@ class PageConfig:
         queue_seconds: a queue whose head has waited for longer is told of.
         most_browsers: that are kept up to date at the same time; more than that ask again by themselves.
         show_prompts: whether operators may read what jobs were asked.
+        metrics_host, metrics_port: where the fabric's figures are for Prometheus, without a login; port 0 = nowhere.
 
     Raises:
         InvalidJob: a value makes no sense; `field` names it.
@@ -46,6 +47,8 @@ class PageConfig:
     proxy: str = ""
     queue_seconds: float = QUEUE_SECONDS
     most_browsers: int = 64
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
     show_prompts: bool = False
 
     def __post_init__(self) -> None:

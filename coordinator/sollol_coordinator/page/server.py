@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -27,6 +27,7 @@ from .config import PageConfig
 from .guests import Guests
 from .hub import Hub
 from .looks import PageLooks
+from .metrics_port import open_metrics
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Page:
         self._hub: Hub | None = None
         self._server: Any = None
         self._thread: threading.Thread | None = None
+        self._close_metrics: Callable[[], None] | None = None
         self.port = self.config.port
 
     @property
@@ -97,6 +99,9 @@ class Page:
                 run=self._run,
             )
             self._hub.start()
+            if self.config.metrics_port:
+                where = (self.config.metrics_host, self.config.metrics_port)
+                self._close_metrics = open_metrics(self._broker, self._portal, *where)
             trusted = {
                 "trusted_proxy": self.config.proxy,
                 "trusted_proxy_headers": {"x-forwarded-proto", "x-forwarded-for"},
@@ -148,6 +153,9 @@ class Page:
 
     def stop(self) -> None:
         """Let all browsers go and end; it may be called again."""
+        close_metrics, self._close_metrics = self._close_metrics, None
+        if close_metrics is not None:
+            close_metrics()
         hub, self._hub = self._hub, None
         if hub is not None:
             hub.close()
