@@ -153,12 +153,12 @@ class JobLists:
             if len(members) >= count:
                 break
             at = 0
-        jobs = await self._jobs([job_id for _, job_id in members])
+        jobs = await self._jobs(members)
         return [(state, jobs.get(job_id)) for state, job_id in members]
 
-    async def _jobs(self, ids: Sequence[str]) -> dict[str, JobView]:
-        now = self._clock()
-        missing = [each for each in ids if not self._is_good(each, now)]
+    async def _jobs(self, members: Sequence[tuple[str, str]]) -> dict[str, JobView]:
+        now, ids = self._clock(), [job_id for _, job_id in members]
+        missing = [job_id for state, job_id in members if not self._is_good(state, job_id, now)]
         for job in await self._registry.jobs_of(missing):
             self._kept[job.id] = (now, job)
             self._kept.move_to_end(job.id)
@@ -167,11 +167,13 @@ class JobLists:
             self._kept.popitem(last=False)
         return found
 
-    def _is_good(self, job_id: str, now: float) -> bool:
+    def _is_good(self, state: str, job_id: str, now: float) -> bool:
         kept = self._kept.get(job_id)
         if kept is None:
             return False
         at, job = kept
+        if state in ("ended", "dead") and not job.state.is_terminal:
+            return False  # it has ended since
         return now - at < (_ENDED_KEPT_SECONDS if job.state.is_terminal else _KEPT_SECONDS)
 
     async def _call(self, *command: object) -> Any:

@@ -39,7 +39,7 @@ async def test_the_numbers_are_those_in_redis(fabric: Fabric, page: Site) -> Non
     await fabric.worker("w1", fields={"state": "up", "slots": "2", "busy": "1"})
     for number in range(5):
         await fabric.submit(f"j{number}")
-    await fabric.claim_one("w1")
+    claimed = await fabric.claim_one("w1")
     told = await page.look("overview")
     queue = next(each for each in await Registry(fabric.broker).queues() if each.model == "m")
     shown = next(each for each in told["queues"] if each["model"] == "m")
@@ -49,6 +49,9 @@ async def test_the_numbers_are_those_in_redis(fabric: Fabric, page: Site) -> Non
     jobs = (await page.look("jobs"))["jobs"]
     assert sorted(job["id"] for job in jobs) == sorted(fabric.submitted)
     assert {job["id"] for job in jobs if job["state"] == "running"} == {"j0"}
+    await fabric.broker.finish(claimed.lease, b"", used=fabric.used())
+    ended = (await page.look("jobs", state="ended"))["jobs"]
+    assert [(job["id"], job["state"]) for job in ended] == [("j0", "done")]
 
 
 async def test_a_job_is_watched_live_from_queue_to_done(fabric: Fabric, page: Site) -> None:

@@ -91,8 +91,8 @@ function history(told) {
     h("div", { class: "plots" },
       plot({ id: "tokens", title: "Tokens per second", start, step, words: rate, lines: [{ name: "", values: past.tokens }], sum: `${whole(past.tokens_total)} in all` }),
       plot({ id: "requests", title: "Requests per second", start, step, words: rate, lines: [{ name: "", values: past.requests }], sum: `${whole(past.requests_total)} in all` }),
-      plot({ id: "ttft", title: "Time to first token", start, step, words: span, lines: lines("ttft") }),
-      plot({ id: "latency", title: "Time to whole answer", start, step, words: span, lines: lines("latency") }),
+      plot({ id: "ttft", title: "First token after", start, step, words: span, lines: lines("ttft") }),
+      plot({ id: "latency", title: "Whole answer after", start, step, words: span, lines: lines("latency") }),
       plot({ id: "waiting", title: "Jobs waiting", start, step, words: whole, lines: [{ name: "", values: past.waiting }] }),
       plot({ id: "errors", title: "Failed per minute", start, step, words: rate, lines: [{ name: "", values: past.errors }], sum: `${whole(past.errors_total)} in all` })));
 }
