@@ -7,8 +7,9 @@ from storm import StormPlan, StormReport, storm
 
 
 async def test_a_storm_of_kills_and_freezes_loses_nothing_and_doubles_nothing() -> None:
+    # More than half of the jobs are left when the last fault comes: a busy machine may be slow to aim.
     plan = StormPlan(
-        jobs=400, kills=25, stops=15, cancels=20, lease_seconds=2.0, job_ms=600, spread=0.6, seed=20
+        jobs=400, kills=25, stops=15, cancels=20, lease_seconds=2.0, job_ms=800, spread=0.4, seed=20
     )
     report = await storm(plan)
     _all_answered_once(report)

@@ -120,6 +120,6 @@ async def pick_holder(
         found = {node: ids for node, ids in (await jobs_by_holder(client, keys)).items() if node not in but}
         return bool(found)
 
-    await wait_until(is_found, timeout=30, what="a worker to hold a lease")
+    await wait_until(is_found, timeout=90, what="a worker to hold a lease")
     node = chance.choice(sorted(found))
     return node, found[node]
