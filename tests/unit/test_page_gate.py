@@ -189,6 +189,7 @@ def test_where_others_reach_it_nobody_sees_anything_without_a_login() -> None:
     ("secret", "status", "may_operate"),
     [(VIEWER, 302, False), (APP, 302, False), (ADMIN, 302, True), (_PASSWORD, 302, True), (OLD, 403, None),
      ("guess", 403, None)],
+    ids=["viewer", "app", "admin", "password", "old", "guess"],
 )  # fmt: skip
 def test_keys_and_the_password_let_in_as_far_as_they_go(
     secret: str, status: int, may_operate: bool | None
@@ -239,7 +240,9 @@ def test_programs_show_a_key_with_each_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shows", "secret", "status"), [(True, ADMIN, 200), (True, VIEWER, 403), (False, ADMIN, 403)]
+    ("shows", "secret", "status"),
+    [(True, ADMIN, 200), (True, VIEWER, 403), (False, ADMIN, 403)],
+    ids=["admin", "viewer", "hidden"],
 )
 def test_prompts_are_for_operators_of_a_page_that_shows_them(shows: bool, secret: str, status: int) -> None:
     browser = House(login=True, show_prompts=shows).browser()
