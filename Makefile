@@ -20,7 +20,7 @@ TEST_PROCESSES ?= 3
 # The extras that people install; the lock file covers them.
 LOCKED := cli worker coordinator gateway crypto lan parquet otel local
 # Those of the Docker image, which has no LLM server inside.
-IMAGE := cli worker coordinator gateway crypto
+IMAGE := cli worker coordinator gateway crypto otel
 # What pip has to say goes here; its end is shown when something fails.
 LOG := .venv/install.log
 

@@ -49,3 +49,18 @@ def test_nothing_is_locked_without_a_hash() -> None:
 
 def _pins() -> list[tuple[str, str, str]]:
     return _PINNED.findall((_ROOT / "requirements.lock").read_text())
+
+
+def test_the_image_has_the_same_versions_of_what_its_extras_need() -> None:
+    makefile = (_ROOT / "Makefile").read_text()
+    extras = re.findall(r"^IMAGE := (.+)$", makefile, re.M)[0].split()
+    pins = _PINNED.findall((_ROOT / "compose" / "requirements.lock").read_text())
+    image = {canonicalize_name(name): version for name, version, _ in pins}
+    locked = {canonicalize_name(name): version for name, version, _ in _pins()}
+    assert {name: locked.get(name) for name in image} == image
+    needed = [
+        *_PROJECT["dependencies"],
+        *(each for extra in extras for each in _PROJECT["optional-dependencies"][extra]),
+    ]
+    names = {canonicalize_name(Requirement(each).name) for each in needed if not each.startswith("sollol[")}
+    assert names <= image.keys(), "run `make lock`"
