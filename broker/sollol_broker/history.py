@@ -126,17 +126,20 @@ def timeline(fields: Mapping[str, str]) -> tuple[Moment, ...]:
         if attempt.ended > submitted:  # of its new life
             found, back = found + back, []
         found.append(Moment(attempt.claimed, f"attempt {attempt.number}: taken by {attempt.node}"))
-        found += [each for each in seams if attempt.claimed <= each.at <= attempt.ended]
+        own = [(number, each) for number, each in seams if number == str(attempt.number)]
+        own = [(number, each) for number, each in own if attempt.claimed <= each.at <= attempt.ended]
+        found += [each for _, each in own]
+        seams = [each for each in seams if each not in own]
         found.append(Moment(attempt.first, f"attempt {attempt.number}: first piece of the answer"))
         found.append(Moment(attempt.ended, f"attempt {attempt.number}: {_ended(attempt)}"))
     found += back
-    found += _present(fields, past, [each for each in seams if each not in found])
+    found += _present(fields, past, [each for _, each in seams])
     # Of one moment, the cause comes before its effect: the order in which they were found.
     return tuple(sorted((moment for moment in found if moment.at), key=lambda moment: moment.at))
 
 
-def _seams(fields: Mapping[str, str]) -> list[Moment]:
-    """Where attempts went on with the text of earlier ones."""
+def _seams(fields: Mapping[str, str]) -> list[tuple[str, Moment]]:
+    """Where attempts went on with the text of earlier ones, by the attempt's number."""
     found = []
     for row in fields.get("seams", "").split(";"):
         head, *facts = row.rsplit(",", 3)
@@ -144,7 +147,7 @@ def _seams(fields: Mapping[str, str]) -> list[Moment]:
         if comma and len(facts) == 3:
             at, offset, how = facts
             what = f"attempt {number}: {node} goes on at character {int(_number(offset)):,} ({how})"
-            found.append(Moment(_seconds(at), what))
+            found.append((number, Moment(_seconds(at), what)))
     return found
 
 

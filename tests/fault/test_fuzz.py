@@ -115,20 +115,32 @@ def test_an_envelope_out_of_redis_is_read_or_invalid() -> None:
     assert read > _ENVELOPES / 10, "almost none was good: this proved little"
 
 
+_MOST_MEMORY = 8 * MAX_ENVELOPE_BYTES
+
+
+def _peak(data: bytes) -> int:
+    """The most bytes at once while an envelope is read."""
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(InvalidJob):
+            Envelope.from_bytes(data)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("make", [_bomb, _map_bomb, _depth_bomb])
 def test_an_envelope_that_explodes_is_refused_before_it_does(make: Any) -> None:
     refused = 0
     for number in range(60):
         data = make(random.Random(number))
-        tracemalloc.start()
+        # Threads that other tests have left allocate, too; what the reading takes is the least of some tries.
+        peak = min(_peak(data) for _ in range(3)) if (peak := _peak(data)) >= _MOST_MEMORY else peak
+        assert peak < _MOST_MEMORY, f"case {number}: {len(data)} bytes took {peak}"
         try:
             Envelope.from_bytes(data)
         except InvalidJob:
             refused += 1
-        finally:
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-        assert peak < 8 * MAX_ENVELOPE_BYTES, f"case {number}: {len(data)} bytes took {peak}"
     assert refused > 5
 
 

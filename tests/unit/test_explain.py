@@ -262,3 +262,28 @@ def test_what_is_malformed_is_left_out() -> None:
     assert [(each.node, each.claimed, each.how) for each in attempts(fields)] == [("n1", 0.0, "crash")]
     assert [(each.node, each.number, each.text) for each in refusals(fields)] == [("n2", 0.0, "left it: odd")]
     assert [moment.what for moment in timeline({**fields, "ended": "1000"})][-1] == "odd"
+
+
+def test_an_answer_is_gone_on_with_after_the_loss_even_within_one_millisecond() -> None:
+    told = timeline(
+        {
+            "app": "web",
+            "submitted": "1000",
+            "past": "1,n1,2000,3000,crash",
+            "claimed": "3000",
+            "node": "n2",
+            "worker": "w2",
+            "attempt": "2",
+            "seams": "2,n2,3000,5,continued;",
+            "ended": "3000",
+            "state": "done",
+        }
+    )
+    assert [moment.what for moment in told] == [
+        "handed in by web",
+        "attempt 1: taken by n1",
+        "attempt 1: n1 was lost, its lease ran out",
+        "attempt 2: taken by n2 (worker w2)",
+        "attempt 2: n2 goes on at character 5 (continued)",
+        "answered",
+    ]
