@@ -17,6 +17,7 @@ from redis.exceptions import NoPermissionError, RedisError
 from .broker import Broker
 from .errors import InvalidJob
 from .log_entry import Level, LogEntry, Sampler, to_flat
+from .periodic import Periodic
 from .wire import Wire
 
 # Info lines, one in ten of them. Errors and warnings always.
@@ -85,7 +86,7 @@ class LiveLog:
         self._app = app
         self._sampler = None if sample is None else Sampler(sample)
         self._waiting: deque[tuple[LogEntry, float]] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._turns = Periodic(self._turn, name="live log", seconds=_FLUSH_SECONDS)
         self._handler: _Handler | None = None
         self._not_before = 0.0
         self._untold = 0
@@ -126,7 +127,7 @@ class LiveLog:
     def start(self) -> None:
         """Begin to write, in the running event loop."""
         if self._sampler is not None:
-            self._task = asyncio.create_task(self._loop())
+            self._turns.start()
 
     def capture(self) -> None:
         """From now on also take what SOLLOL's own modules log in this process, until `stop`."""
@@ -141,11 +142,9 @@ class LiveLog:
             for name in _PACKAGES:
                 logging.getLogger(name).removeHandler(self._handler)
             self._handler = None
-        if self._task is None:
+        if not self._turns.is_started:
             return
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self._task = None
+        await self._turns.stop()
         try:
             async with asyncio.timeout(_LAST_WORD_SECONDS):
                 while self._waiting and await self._flush():
@@ -153,10 +152,8 @@ class LiveLog:
         except TimeoutError:
             pass
 
-    async def _loop(self) -> None:
-        while True:
-            await asyncio.sleep(_FLUSH_SECONDS)
-            await self._flush()
+    async def _turn(self) -> None:
+        await self._flush()
 
     async def _flush(self) -> bool:
         """Write one batch; whether it got through."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -13,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sollol_broker.broker import Broker
-from sollol_broker.errors import SollolError
 from sollol_broker.inbox import Inbox
+from sollol_broker.periodic import Periodic
 from sollol_broker.registry import Registry
 from sollol_broker.version import VERSION
 
@@ -43,6 +42,7 @@ class Lookout:
 
     Args:
         inbox, inbox_name: ours. metadata: shown beside the app's name.
+        tasks: own what a look begins.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Lookout:
         inbox_name: str,
         app: str,
         metadata: Mapping[str, Any],
+        tasks: Tasks,
     ) -> None:
         self._broker = broker
         self._registry = registry
@@ -69,12 +70,19 @@ class Lookout:
         self._inbox_name = inbox_name
         self._app = app
         self._metadata = metadata
+        self._tasks = tasks
         self._connections = 1
+        self._attending = Periodic(self.attend, name="sign of life", seconds=_ATTEND_SECONDS)
+        self._looking = Periodic(self._look, name="looking after jobs", seconds=_LOOK_SECONDS)
 
-    def start(self, tasks: Tasks) -> None:
+    def start(self) -> None:
         """Begin to keep watch."""
-        tasks.own(self._keep_attending())
-        tasks.own(self._look_after_jobs(tasks))
+        self._attending.start()
+        self._looking.start()
+
+    async def stop(self) -> None:
+        """Keep watch no more."""
+        await asyncio.gather(self._attending.stop(), self._looking.stop())
 
     async def attend(self) -> None:
         """Say that the client lives, and hear which cached answers no longer count.
@@ -101,21 +109,7 @@ class Lookout:
             for following in self._receiver.followings.all():
                 following.look_at = 0.0  # its answer may have come while there was no inbox
 
-    async def _keep_attending(self) -> None:
-        while True:
-            await asyncio.sleep(_ATTEND_SECONDS)
-            with contextlib.suppress(SollolError):
-                await self.attend()
-
-    async def _look_after_jobs(self, tasks: Tasks) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            try:
-                await self._look(tasks)
-            except SollolError as error:
-                log.warning("looking after jobs: %s", error)
-
-    async def _look(self, tasks: Tasks) -> None:
+    async def _look(self) -> None:
         now = time.monotonic()
         followings = self._receiver.followings.all()
         if any(each.deadline_at < now for each in followings):
@@ -144,7 +138,7 @@ class Lookout:
                 following.follower.restart()
                 self._sender.send_slowly(following)
             elif standing is None or standing[0].is_terminal:
-                tasks.own(self._receiver.attach(following))
+                self._tasks.own(self._receiver.attach(following))
             elif standing[1] < following.follower.fence:
                 log.warning("job %s: Redis has lost its last attempt, following it anew", following.job_id)
                 following.follower.restart()

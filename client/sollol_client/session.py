@@ -130,6 +130,7 @@ class Session:
             inbox_name=self.inbox_name,
             app=self.app,
             metadata=self.metadata,
+            tasks=self._tasks,
         )
 
     async def start(self) -> None:
@@ -152,7 +153,7 @@ class Session:
         self._started = True
         if self._looks_on is None:
             self._inbox.start()
-            self.lookout.start(self._tasks)
+            self.lookout.start()
             self.live.start()
             self.live.capture()
         self.flush()
@@ -169,6 +170,7 @@ class Session:
         self.flush()  # ends what has never left
         await self._inbox.stop()
         await self._receiver.streams.stop()
+        await self.lookout.stop()
         await self._tasks.stop()
         for following in self._receiver.followings.all():
             text = f"the client was closed; job {following.job_id} goes on: attach() finds it"

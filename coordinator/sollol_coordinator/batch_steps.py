@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sollol_broker.batch_store import BatchStore
 from sollol_broker.broker import Broker
-from sollol_broker.errors import SollolError
+from sollol_broker.periodic import Periodic
 from sollol_broker.url import BrokerUrl
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,8 @@ class RqSteps:
         self._connection.close()
 
 
-class BatchSteps:
-    """Looks once a second for batches that nobody drives.
+class BatchSteps(Periodic):
+    """Looks once a second for batches that nobody drives; when it is stopped, a step that runs goes on.
 
     Args:
         term: of this process now; 0 = it does not lead.
@@ -87,35 +87,16 @@ class BatchSteps:
     def __init__(
         self, broker: Broker, queue: StepQueue, *, term: Callable[[], int], on_work: Callable[[], None]
     ) -> None:
+        super().__init__(self._turn, name="batches", seconds=_LOOK_SECONDS)
         self._store = BatchStore(broker)
         self._queue = queue
         self._term = term
         self._on_work = on_work
         self._step = ""
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._loop())
-
-    async def stop(self) -> None:
-        """Stop; a step that runs goes on."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _loop(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            try:
-                if self._term():
-                    await self._turn()
-            except SollolError as error:
-                log.warning("batches: %s", error)
-            except Exception:  # RQ's own errors too: batches must not wait for a restart
-                log.exception("batches: a turn failed")
 
     async def _turn(self) -> None:
+        if not self._term():
+            return
         if self._step and not await self._queue.is_over(self._step):
             return
         due = await self._store.due(limit=_MOST_AT_ONCE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from sollol_broker.broker import Broker
 from sollol_broker.errors import SollolError
 from sollol_broker.leader import elect
+from sollol_broker.periodic import Periodic
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Election:
         self._clock = clock
         self._term = 0
         self._trusted_until = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._turns = Periodic(self._turn, name="election", seconds=lease_seconds * _LOOK_SHARE, at_once=True)
 
     @property
     def term(self) -> int:
@@ -56,28 +56,18 @@ class Election:
 
     def start(self) -> None:
         """Stand for election."""
-        self._task = asyncio.create_task(self._loop())
+        self._turns.start()
 
     async def stop(self) -> None:
         """Step down, so that another one may lead at once."""
-        if self._task is None:
+        if not self._turns.is_started:
             return
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self._task, self._trusted_until = None, 0.0
+        await self._turns.stop()
+        self._trusted_until = 0.0
         try:
             await elect(self._broker, self._candidate, 0, patience_seconds=self._lease_seconds / 2)
         except SollolError as error:
             log.warning("election: could not step down: %s", error)
-
-    async def _loop(self) -> None:
-        while True:
-            try:
-                wait_seconds = await self._turn()
-            except SollolError as error:
-                log.warning("election: %s", error)
-                wait_seconds = self._lease_seconds * _LOOK_SHARE
-            await asyncio.sleep(wait_seconds)
 
     async def _turn(self) -> float:
         """Ask once; gives seconds until the next time."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sollol_broker.broker import Broker
-from sollol_broker.errors import SollolError
 from sollol_broker.groups import GroupState, GroupView
 from sollol_broker.leader import write_group
 from sollol_broker.orders import set_formable
+from sollol_broker.periodic import Periodic
 from sollol_broker.registry import Registry
 
 from .corrections import learned, read_correction, write_correction
@@ -77,36 +75,33 @@ class Keeper:
     _renewed_at: float = 0.0
     _wishes: set[str] = field(default_factory=set)
     _names: frozenset[str] = frozenset()
-    _task: asyncio.Task[None] | None = None
+    _turns: Periodic | None = None
 
     def start(self) -> None:
         """Begin."""
-        self._task = asyncio.create_task(self._loop())
+        self._turns = Periodic(
+            self._watched_turn, name="leader", seconds=_TURN_SECONDS, jitter=0.1, at_once=True
+        )
+        self._turns.start()
 
     async def stop(self) -> None:
         """Stop; groups go on until their records run out, or another leader looks after them."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        if self._turns is not None:
+            await self._turns.stop()
 
     def wish(self, data: Mapping[str, Any]) -> None:
         """An operator asks for something: {"dissolve": id or model of a group}."""
         if isinstance(name := data.get("dissolve"), str):
             self._wishes.add(name)
 
-    async def _loop(self) -> None:
-        while True:
-            try:
-                await self._turn()
-            except NotLeading as error:
-                log.info("%s", error)
-            except SollolError as error:
-                self.metrics.turn_errors.inc()
-                log.warning("leader: %s", error)
-            except Exception:
-                self.metrics.turn_errors.inc()
-                log.exception("leader: a mistake of ours")
-            await asyncio.sleep(_TURN_SECONDS * random.uniform(0.9, 1.1))
+    async def _watched_turn(self) -> None:
+        try:
+            await self._turn()
+        except NotLeading as error:
+            log.info("%s", error)
+        except Exception:
+            self.metrics.turn_errors.inc()
+            raise
 
     async def _turn(self) -> None:
         term = self.term()

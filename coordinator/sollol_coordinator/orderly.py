@@ -12,6 +12,7 @@ from sollol_broker.broker import Broker
 from sollol_broker.errors import InvalidJob, SollolError
 from sollol_broker.inbox import EntryFields, Inbox
 from sollol_broker.orders import Order, OrderReply, ReplyKind, Sent, Verb, send_order
+from sollol_broker.periodic import Periodic
 from sollol_broker.version import VERSION
 from sollol_broker.words import Entry
 
@@ -54,18 +55,16 @@ class Orders:
         self._who = f"k-{secrets.token_hex(8)}"
         self._inbox = Inbox(broker, self._who, on_entry=self._on_entry)
         self._waiting: dict[str, tuple[asyncio.Future[OrderReply], Progress | None]] = {}
-        self._attending: asyncio.Task[None] | None = None
+        self._attending = Periodic(self._attend, name="orders", seconds=_ATTEND_SECONDS)
 
     async def __aenter__(self) -> Orders:
         await self._attend()
         self._inbox.start()
-        self._attending = asyncio.create_task(self._keep_attending())
+        self._attending.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._attending is not None:
-            self._attending.cancel()
-            await asyncio.gather(self._attending, return_exceptions=True)
+        await self._attending.stop()
         await self._inbox.stop()
         await self._broker.drop_inbox(self._who)
 
@@ -127,11 +126,3 @@ class Orders:
             self._who, APP, inbox_ttl_ms=_INBOX_TTL_MS, app_fields=fields, app_ttl_ms=_INBOX_TTL_MS
         ):
             self._inbox.rewind()
-
-    async def _keep_attending(self) -> None:
-        while True:
-            await asyncio.sleep(_ATTEND_SECONDS)
-            try:
-                await self._attend()
-            except SollolError as error:
-                log.warning("orders: %s", error)

@@ -22,6 +22,7 @@ from sollol_broker.inbox import EntryFields, Inbox
 from sollol_broker.link import LinkConfig
 from sollol_broker.live_log import USUAL_SAMPLE, LiveLog
 from sollol_broker.names import key_part
+from sollol_broker.periodic import Periodic
 from sollol_broker.prometheus import FabricFigures, LoopCollector
 from sollol_broker.url import parse
 from sollol_broker.version import VERSION
@@ -111,7 +112,7 @@ class Coordinator:
             # Most fabrics never need it: it starts with the first batch that is left behind.
             on_work=self._driving.start,
         )
-        self._tasks: list[asyncio.Task[None]] = []
+        self._attending = Periodic(self._attend, name="sign of life", seconds=_ATTEND_SECONDS)
 
     async def start(self) -> None:
         """Join the fabric.
@@ -125,7 +126,7 @@ class Coordinator:
         self._inbox.start()
         self._figures.start()
         self._forming.start()
-        self._tasks = [asyncio.create_task(self._attend_loop())]
+        self._attending.start()
         self.election.start()
         self._rescuer.start()
         self.keeper.start()
@@ -139,9 +140,7 @@ class Coordinator:
         await self.keeper.stop()
         await self._rescuer.stop()
         await self.election.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._attending.stop()
         await asyncio.gather(self._forming.stop(), self._driving.stop())
         await self._inbox.stop()
         with contextlib.suppress(SollolError):
@@ -174,12 +173,6 @@ class Coordinator:
             self.name, APP, inbox_ttl_ms=_INBOX_TTL_MS, app_fields=fields, app_ttl_ms=2 * _INBOX_TTL_MS
         ):
             self._inbox.rewind()
-
-    async def _attend_loop(self) -> None:
-        while True:
-            await asyncio.sleep(_ATTEND_SECONDS)
-            with contextlib.suppress(SollolError):
-                await self._attend()
 
     def _control(self, queue: str) -> ControlProcess:
         environment = {**self._config.environ, "SOLLOL_REDIS_URL": self._config.redis_url}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
+
+from sollol_broker.periodic import Periodic
 
 from .backends import find_local
 from .backends.protocol import Backend
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 15.0
 
 
-class Finder:
+class Finder(Periodic):
     """Calls `on_found` once for each server that listens where such servers usually do.
 
     Args:
@@ -25,11 +26,11 @@ class Finder:
     def __init__(
         self, on_found: Callable[[Backend], None], *, ollama_host: str | None, ollama_nodes: str | None
     ) -> None:
+        super().__init__(self._turn, name="looking for LLM servers", seconds=_LOOK_SECONDS)
         self._on_found = on_found
         self._ollama_host = ollama_host
         self._ollama_nodes = ollama_nodes
         self._known: set[str] = set()
-        self._task: asyncio.Task[None] | None = None
 
     async def look(self) -> int:
         """Look once; gives how many servers were new."""
@@ -45,17 +46,5 @@ class Finder:
             new += 1
         return new
 
-    def start(self) -> None:
-        """Go on looking."""
-        self._task = asyncio.create_task(self._loop())
-
-    async def stop(self) -> None:
-        """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _loop(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            await self.look()
+    async def _turn(self) -> None:
+        await self.look()

@@ -19,6 +19,7 @@ from sollol_broker import controls
 from sollol_broker.embedded import EmbeddedBroker
 from sollol_broker.errors import BackendError, BrokerUnavailable, SollolError
 from sollol_broker.operations import Operations
+from sollol_broker.periodic import Periodic
 from sollol_broker.portal import Portal
 from sollol_broker.url import parse
 
@@ -47,7 +48,7 @@ class EmbeddedFabric:
         self._portal: Portal | None = None
         self._agents: dict[str, Agent] = {}
         self._joining: dict[str, asyncio.Task[None]] = {}
-        self._watch: asyncio.Task[None] | None = None
+        self._watch = Periodic(self._keep_redis, name="the pool's private Redis", seconds=_WATCH_SECONDS)
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -120,7 +121,7 @@ class EmbeddedFabric:
         self._broker.stop()
 
     async def _begin(self) -> None:
-        self._watch = asyncio.create_task(self._keep_redis())
+        self._watch.start()
         await self._join(self.nodes.values())
 
     async def _join(self, nodes: Iterable[NodeAddress]) -> None:
@@ -171,7 +172,8 @@ class EmbeddedFabric:
             await agent.stop(drain_seconds=0)
 
     async def _leave(self) -> None:
-        tasks = [*self._joining.values(), *([self._watch] if self._watch is not None else [])]
+        await self._watch.stop()
+        tasks = list(self._joining.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -180,14 +182,9 @@ class EmbeddedFabric:
 
     async def _keep_redis(self) -> None:
         """The private Redis may be killed, by the system when memory is short: start it again, empty as it is."""
-        while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            if not self._broker.is_running:
-                log.warning("the pool's private Redis has died and is started again")
-                try:
-                    await asyncio.to_thread(self._broker.start)
-                except SollolError as error:
-                    log.warning("it did not start: %s", error)
+        if not self._broker.is_running:
+            log.warning("the pool's private Redis has died and is started again")
+            await asyncio.to_thread(self._broker.start)
 
 
 async def _backend(node: NodeAddress) -> Backend:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from sollol_broker.errand_store import LEASE_MS, Errand, ErrandStore
 from sollol_broker.errors import SollolError
+from sollol_broker.periodic import Periodic
 
 from ..tasks import Tasks
 
@@ -33,34 +34,28 @@ class Errands:
         self._see_to = see_to
         self._tasks = Tasks()
         self._mine: set[str] = set()
-        self._hurry = asyncio.Event()
+        self._looking = Periodic(self._look, name="errands of batches", seconds=_LOOK_SECONDS, at_once=True)
 
     def start(self) -> None:
         """Begin to look."""
-        self._tasks.own(self._loop())
+        self._looking.start()
 
     async def stop(self) -> None:
         """Leave all errands to other gateways."""
+        await self._looking.stop()
         await self._tasks.stop()
 
     def hurry(self) -> None:
         """There is a new one."""
-        self._hurry.set()
+        self._looking.hurry()
 
-    async def _loop(self) -> None:
-        while True:
-            self._hurry.clear()
-            try:
-                if (room := _MOST - len(self._mine)) > 0:
-                    for errand_id in await self._store.claim(room):
-                        if errand_id not in self._mine:
-                            self._mine.add(errand_id)
-                            self._tasks.own(self._do(errand_id))
-            except SollolError as error:
-                log.warning("errands of batches cannot be looked for: %s", error)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await self._hurry.wait()
+    async def _look(self) -> None:
+        if (room := _MOST - len(self._mine)) <= 0:
+            return
+        for errand_id in await self._store.claim(room):
+            if errand_id not in self._mine:
+                self._mine.add(errand_id)
+                self._tasks.own(self._do(errand_id))
 
     async def _do(self, errand_id: str) -> None:
         renewing = asyncio.ensure_future(self._renew(errand_id))

@@ -6,7 +6,6 @@ This is where a group's lease on a node is fenced: the agent is the resource, an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -19,6 +18,7 @@ from sollol_broker.broker import Broker
 from sollol_broker.errors import BackendError, InvalidJob, SollolError
 from sollol_broker.inbox import EntryFields
 from sollol_broker.orders import Order, OrderReply, ReplyKind, Verb, send_reply
+from sollol_broker.periodic import Periodic
 from sollol_broker.url import BrokerUrl
 
 from ..backends import LlamaServerBackend
@@ -114,6 +114,14 @@ class OrderDesk:
         self._seen: OrderedDict[str, OrderReply | None] = OrderedDict()
         self._once = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Looks in a row that found no record of the group.
+        self._missed = 0
+        self._looking = Periodic(
+            self._look, name="looking for llama.cpp and model files", seconds=_FILES_SECONDS, at_once=True
+        )
+        self._watching = Periodic(
+            self._look_for_record, name="looking for the group's record", seconds=settings.record_seconds
+        )
 
     @property
     def group(self) -> str:
@@ -138,14 +146,16 @@ class OrderDesk:
 
     def start(self) -> None:
         """Look at what this machine has, from time to time, and after the group's record."""
-        self._own(self._look_loop())
-        self._own(self._record_loop())
+        self._looking.start()
+        self._watching.start()
 
     async def stop(self) -> None:
         """Leave the group, if there is one: its other nodes will notice."""
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(
+            self._looking.stop(), self._watching.stop(), *self._tasks, return_exceptions=True
+        )
         await self._end("the agent stops")
 
     def on_entry(self, entry: EntryFields) -> None:
@@ -304,27 +314,21 @@ class OrderDesk:
         except SollolError as error:
             log.warning("order %s: the reply could not be sent: %s", reply.order, error)
 
-    async def _look_loop(self) -> None:
-        while True:
-            self._local_address = await asyncio.to_thread(_local_address, self._url)
-            self._build = await find_build() if not self._build.build else self._build
-            self._files = await asyncio.to_thread(self._settings.files.look)
-            await asyncio.sleep(_FILES_SECONDS)
+    async def _look(self) -> None:
+        self._local_address = await asyncio.to_thread(_local_address, self._url)
+        self._build = await find_build() if not self._build.build else self._build
+        self._files = await asyncio.to_thread(self._settings.files.look)
 
-    async def _record_loop(self) -> None:
+    async def _look_for_record(self) -> None:
         """End a group that nobody keeps up any more: its coordinator is gone, and no other has taken over."""
-        missed = 0
-        while True:
-            await asyncio.sleep(self._settings.record_seconds)
-            group = self.group
-            if not group:
-                missed = 0
-                continue
-            with contextlib.suppress(SollolError):
-                key = self._broker.keys.group(group)
-                missed = 0 if await self._broker.link.call("EXISTS", key) else missed + 1
-            if missed >= _MOST_MISSED:
-                await self._end("its record has run out: no coordinator keeps it up")
+        group = self.group
+        if not group:
+            self._missed = 0
+            return
+        is_kept = await self._broker.link.call("EXISTS", self._broker.keys.group(group))
+        self._missed = 0 if is_kept else self._missed + 1
+        if self._missed >= _MOST_MISSED:
+            await self._end("its record has run out: no coordinator keeps it up")
 
     def _own(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
