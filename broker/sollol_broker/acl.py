@@ -120,7 +120,7 @@ def _for_rq(keys: Keys) -> tuple[str, ...]:
 def _selector(role: Role, keys: Keys) -> tuple[str, ...]:
     """A second set of rights, for RQ's own keys alone: the commands that RQ needs there, or that read them."""
     if role is Role.DASHBOARD:
-        return (f"(%R~{keys.prefix}:rq* -@all +smembers +lrange +zrange +hmget)",)
+        return (f"(%R~{keys.prefix}:rq* -@all +@read +@transaction -@dangerous -scan -randomkey -dbsize)",)
     if role is not Role.COORDINATOR:
         return ()
     kinds = ("read", "write", "transaction", "pubsub", "connection", "blocking")

@@ -16,10 +16,14 @@ _CONNECT_SECONDS = 5.0
 _SOCKET_SECONDS = 120.0
 
 
-def connect(url: BrokerUrl) -> Redis:
-    """A client of the primary; of a Cluster, that of the fabric's slot."""
+def connect(url: BrokerUrl, *, socket_seconds: float = _SOCKET_SECONDS) -> Redis:
+    """A client of the primary; of a Cluster, that of the fabric's slot.
+
+    Args:
+        socket_seconds: the longest wait for an answer.
+    """
     who: dict[str, Any] = {"username": url.username, "password": url.password}
-    times: dict[str, Any] = {"socket_connect_timeout": _CONNECT_SECONDS, "socket_timeout": _SOCKET_SECONDS}
+    times: dict[str, Any] = {"socket_connect_timeout": _CONNECT_SECONDS, "socket_timeout": socket_seconds}
     if url.mode == "unix":
         return Redis(unix_socket_path=url.path, db=url.db, **who, **times)
     tls = _tls(url)

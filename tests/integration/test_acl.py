@@ -22,6 +22,7 @@ from fabric import CHAT_MODEL, EMBED_MODEL, let_tokens_flow, worker
 from fabric_kit import fabric_at
 from gateway_kit import gateway, run_batches
 from redis_7 import redis_7_on_path
+from rq_page_kit import page_process, put_control_jobs
 from sollol import AsyncClient
 from sollol.cli.app import app as command_line
 from sollol_broker import Broker, BrokerUnavailable, Keys, NoNodeForModel, NotAllowed, Registry, parse_url
@@ -133,6 +134,8 @@ _TABLE: list[tuple[str, tuple[str, ...]]] = [
     ("-g---", ("ZREMRANGEBYSCORE", f"{F}:errands_of:a", "-inf", "1")),
     ("---kd", ("SMEMBERS", f"{F}:rq:queues")),
     ("---kd", ("HMGET", f"{F}:rq:job:1", "status")),
+    ("---kd", ("HGETALL", f"{F}:rq:job:1")),
+    ("---k-", ("DEL", f"{F}:rq:job:1")),
     ("---k-", ("HSET", f"{F}:rq:job:1", "status", "queued")),
     ("cgwkd", ("INFO", "memory")),
     ("cgwkd", ("CLIENT", "SETNAME", "me")),
@@ -356,6 +359,24 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+async def test_rqs_dashboard_shows_to_who_looks_on_and_tells_who_wants_more(
+    locked: Locked, tmp_path: Path
+) -> None:
+    put_control_jobs(locked.url(Role.COORDINATOR), tmp_path / "touched")
+    async with page_process(tmp_path / "page.log", locked.url(Role.DASHBOARD)) as (http, _):
+        for path in (
+            "",
+            "0/data/queues.json",
+            "0/data/workers.json",
+            "0/data/job/failed.json",
+            "0/view/jobs",
+        ):
+            assert (await http.get(f"/rq/{path}")).status_code == 200, path
+        token = next(cookie.value for cookie in http.cookies.jar if cookie.name == "_csrf_token")
+        answer = await http.post("/rq/job/one/delete", headers={"X-CSRFToken": token or ""})
+        assert (answer.status_code, "give it the one for role coordinator" in answer.text) == (403, True)
 
 
 async def test_a_role_that_is_too_small_is_told(locked: Locked) -> None:

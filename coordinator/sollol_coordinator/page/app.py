@@ -12,8 +12,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from sollol_broker.errors import BrokerUnavailable, InvalidJob, NotAllowed, SollolError
+from sollol_broker.url import BrokerUrl
 from sollol_broker.version import VERSION
 
+from . import rq_pages
 from .actions import Actions
 from .config import PageConfig
 from .gate import COOKIE, Gate, refusal, set_word, visitor, word
@@ -46,11 +48,13 @@ def build(
     actions: Actions,
     guests: Guests,
     run: Callable[[Awaitable[Any]], Any],
+    rq_url: BrokerUrl | None = None,
 ) -> Flask:
     """The app.
 
     Args:
         run: runs a coroutine in the broker's loop, and waits for what it gives.
+        rq_url: the fabric's Redis, for RQ's own dashboard; None = without it.
     """
     app = Flask(__name__)
     app.config.update(
@@ -59,6 +63,12 @@ def build(
         TRAP_BAD_REQUEST_ERRORS=False,
     )
     Gate(app, config, guests)
+
+    def token() -> str:
+        return guests.sessions.token(word())
+
+    if rq_url is not None:
+        rq_pages.mount(app, rq_url, token)
     streams = Streams(hub, config.most_browsers)
 
     @app.context_processor
@@ -71,7 +81,8 @@ def build(
             "visitor": who,
             "needs_login": config.needs_login,
             "shows_prompts": config.show_prompts and who is not None and who.may_operate,
-            "token": guests.sessions.token(word()),
+            "token": token(),
+            "rq": f"{rq_pages.PLACE}/" if rq_url is not None else "",
         }
 
     for path, look, title in PAGES:

@@ -1,8 +1,7 @@
 """The coordinator's jobs in RQ, as they lie in Redis: queues, workers, and the jobs in each registry.
 
-RQ's own dashboard is not mounted here: it unpickles jobs where it is not told otherwise, its scripts evaluate text,
-which the page's policy forbids, and it puts jobs back in line on a mere GET. These are the same facts, read from RQ's
-keys under the fabric's prefix; nothing of a job's arguments is decoded.
+A summary that follows live and fits a phone; RQ's own dashboard (`rq_pages`) has the rest. It is read from RQ's keys
+under the fabric's prefix, without RQ, and nothing of a job's arguments is decoded.
 """
 
 from __future__ import annotations

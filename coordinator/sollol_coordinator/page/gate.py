@@ -17,10 +17,13 @@ from .guests import Guests
 from .sessions import Visitor
 
 COOKIE = "sollol_page"
-TOKEN_HEADER = "X-CSRF-Token"  # noqa: S105  # the name of a header
+# That of our scripts, and that of RQ's dashboard.
+_TOKEN_HEADERS = ("X-CSRF-Token", "X-CSRFToken")
 _SAFE = frozenset({"GET", "HEAD"})
 # Anybody may have these.
 _OPEN = ("/static/", "/login", "/livez", "/readyz")
+# Browsers may keep these.
+_KEPT = ("/static/", "/rq/static/")
 # These are for programs: they get a status and JSON, no form.
 _PLAIN = ("/api/", "/live/", "/do/", "/prompt", "/metrics")
 _POLICY = (
@@ -75,7 +78,8 @@ class Gate:
             return redirect("/login" if request.path == "/" else f"/login?next={_here()}")
         if request.method not in _SAFE:
             is_key = visitor is not None and visitor.is_key
-            token = request.headers.get(TOKEN_HEADER) or request.form.get("token", "")
+            told = [request.headers.get(name, "") for name in _TOKEN_HEADERS]
+            token = next(filter(None, told), "") or request.form.get("token", "")
             if not is_key and not self._guests.sessions.is_token(g.word, token):  # 4
                 return refusal(403, "this form is out of date: load the page again")
             may = visitor is not None and visitor.may_operate
@@ -85,8 +89,8 @@ class Gate:
 
     def _finish(self, response: Response) -> Response:
         for name, value in _ON_ALL.items():
-            response.headers[name] = value
-        if not request.path.startswith("/static/"):
+            response.headers.setdefault(name, value)
+        if not request.path.startswith(_KEPT):
             response.headers["Cache-Control"] = "no-store"
         word = g.get("new_word", "")
         if word and response.mimetype == "text/html":

@@ -28,6 +28,7 @@ from .guests import Guests
 from .hub import Hub
 from .looks import PageLooks
 from .metrics_port import open_metrics
+from .rq_pages import may_mount
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,12 @@ class Page:
         host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104  # nothing is bound here
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
-    def open(self) -> None:
+    def open(self, *, is_alone: bool = False) -> None:
         """Take the port and reach Redis; requests wait until it is served.
+
+        Args:
+            is_alone: whether the process is there for the page. RQ's own dashboard is in it only then: RQ is set up
+                once for a whole process, and another's is not to be touched.
 
         Raises:
             SollolError: the port is taken, or Redis cannot be reached.
@@ -97,6 +102,7 @@ class Page:
                 actions=Actions(self._broker),
                 guests=Guests(self.config, KeyStore(self._broker), self._run),
                 run=self._run,
+                rq_url=self._broker.url if is_alone and may_mount() else None,
             )
             self._hub.start()
             if self.config.metrics_port:
@@ -142,7 +148,7 @@ class Page:
         Raises:
             SollolError: as `open`.
         """
-        self.open()
+        self.open(is_alone=True)
         try:
             with _sigterm_ends():
                 self._server.run()
