@@ -183,6 +183,9 @@ class Advertiser:
                 await self.advertise()
             except SollolError as error:
                 log.warning("advert: %s", error)
+            except Exception:  # a worker without adverts is taken for dead
+                log.exception("advert: a mistake of ours")
+                await asyncio.sleep(_NAP_SECONDS)
 
     def _next_at(self) -> float:
         """When the next advert is due, or the check of a backend: an advert checks them all."""

@@ -63,13 +63,17 @@ class Emitter:
             self._start()
 
     async def drain(self) -> None:
-        """Wait until all that is due has been sent.
+        """Wait until all that is due has been sent, or `stop` was called.
 
         Raises:
             SollolError: Redis could not be reached.
         """
-        if self._sending is not None:
-            await self._sending
+        if (sending := self._sending) is None:
+            return
+        # Not awaited itself: it may be stopped, which is no cancellation of ours, and ours need not stop it.
+        await asyncio.wait({sending})
+        if not sending.cancelled():
+            sending.result()
 
     async def flush(self) -> None:
         """Send all there is: this attempt ends without an answer, and the next one goes on.

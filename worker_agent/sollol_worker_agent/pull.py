@@ -125,7 +125,12 @@ class Puller:
                         await asyncio.wait({*jobs, hurry}, return_when=asyncio.FIRST_COMPLETED)
                     finally:
                         hurry.cancel()
-        await asyncio.gather(*(self._hand_back(running) for running in list(self.running.values())))
+        held = list(self.running.values())
+        done = await asyncio.gather(*(self._hand_back(each) for each in held), return_exceptions=True)
+        for running, error in zip(held, done, strict=True):
+            if isinstance(error, BaseException):
+                job_id = running.lease.job_id
+                log.error("job %s: it could not be handed back, its lease runs out", job_id, exc_info=error)
 
     def hurry(self) -> None:
         """While it stops: let no job end, hand all back."""
@@ -161,6 +166,8 @@ class Puller:
                     await self._claim()
                 except SollolError as error:
                     log.warning("claim: %s", error)
+                except Exception:  # a worker that claims no more must not look as if it did
+                    log.exception("claim: a mistake of ours")
             with contextlib.suppress(TimeoutError):
                 # Spread out, so that workers which lost the same bell do not look in step.
                 async with asyncio.timeout(self.config.poll_seconds * random.uniform(0.7, 1.3)):
@@ -205,8 +212,12 @@ class Puller:
 
     async def _take(self, claims: Claims | None, asked_at: float) -> None:
         if claims is None:
-            await self.advertise()
-            self.wake()
+            if await self._advertise():
+                self.wake()
+            return
+        if self._stopping:
+            # Claimed before we knew; whoever drains may be past looking for what runs.
+            await asyncio.gather(*(self._release(job.lease) for job in claims.jobs))
             return
         if claims.look_again_ms is not None:
             self._look_again_in(claims.look_again_ms / 1000)
@@ -369,7 +380,7 @@ class Puller:
                 self.figures.failed(envelope.model)
             tell_of_failure(self.live, claimed, envelope, error, word)
         if lane is not None and lane.down_because:
-            await self.advertise()
+            await self._advertise()
 
     async def _expire(self, lease: Lease) -> None:
         """End a job whose deadline has passed, as the reapers would a moment later."""
@@ -384,9 +395,21 @@ class Puller:
         self.call_off(running.lease.job_id)
         if running.task is not None:
             await _ended(running.task)
+        await self._release(running.lease)
+
+    async def _release(self, lease: Lease) -> None:
         with contextlib.suppress(SollolError, TimeoutError):
             async with asyncio.timeout(_LAST_WORD_SECONDS):
-                await self.broker.release(running.lease)
+                await self.broker.release(lease)
+
+    async def _advertise(self) -> bool:
+        """Whether the fabric has heard it."""
+        try:
+            await self.advertise()
+        except SollolError as error:
+            log.warning("advert: %s", error)
+            return False
+        return True
 
 
 def _ms(start: float, end: float) -> float:
