@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .broker import Broker
+from .told import plain, text, texts, whole
 
 # A client gives a sign of life every 20 s and is forgotten after as long as this; who has handed in a job within that
 # time is there, too, even without a client of its own.
@@ -72,14 +72,14 @@ async def read_apps(broker: Broker, *, silent: bool = False) -> list[AppView]:
     now = int(seconds) * 1000 + int(micros) / 1000
     since = "-inf" if silent else f"{now - _ACTIVE_MS:.3f}"
     flat = await call("ZRANGEBYSCORE", keys.apps, since, "+inf", "WITHSCORES")
-    seen = {name.decode(): float(at) for name, at in zip(flat[::2], flat[1::2], strict=True)}
+    seen = {text(name): float(at) for name, at in zip(flat[::2], flat[1::2], strict=True)}
     rows = await asyncio.gather(
         *(call("HGETALL", key) for name in seen for key in (keys.app(name), keys.usage(name)))
     )
-    texts = [{k.decode(): v.decode() for k, v in zip(row[::2], row[1::2], strict=True)} for row in rows]
+    told_of = [texts(row) for row in rows]
     found = [
         _app(name, told, counts, at, now)
-        for (name, at), told, counts in zip(seen.items(), texts[::2], texts[1::2], strict=True)
+        for (name, at), told, counts in zip(seen.items(), told_of[::2], told_of[1::2], strict=True)
         if told or "submitted" in counts
     ]
     return sorted(found, key=lambda view: view.name)
@@ -87,8 +87,9 @@ async def read_apps(broker: Broker, *, silent: bool = False) -> list[AppView]:
 
 def _app(name: str, told: Mapping[str, str], counts: Mapping[str, str], at: float, now: float) -> AppView:
     def count(*names: str) -> int:
-        return sum(int(counts.get(each, 0)) for each in names)
+        return sum(whole(counts.get(each)) for each in names)
 
+    metadata = plain(told.get("metadata"))
     return AppView(
         name,
         host=told.get("host", ""),
@@ -96,7 +97,7 @@ def _app(name: str, told: Mapping[str, str], counts: Mapping[str, str], at: floa
         functions=told.get("functions", ""),
         durability=told.get("durability", ""),
         pid=told.get("pid", ""),
-        metadata=_metadata(told.get("metadata", "")),
+        metadata=metadata if isinstance(metadata, dict) else {},
         is_live=bool(told),
         seen=round(at / 1000, 3),
         seen_seconds_ago=round(max(0.0, now - at) / 1000, 1),
@@ -110,19 +111,11 @@ def _app(name: str, told: Mapping[str, str], counts: Mapping[str, str], at: floa
     )
 
 
-def _metadata(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _per_minute(counts: Mapping[str, str], now_ms: float) -> float:
     """From whole minutes: what is left of the last one counts by its share."""
     minute, part = divmod(now_ms / _MINUTE_MS, 1)
-    age = minute - int(counts.get("minute", -2))
-    this, last = int(counts.get("this", 0)), int(counts.get("last", 0))
+    age = minute - whole(counts.get("minute"))
+    this, last = whole(counts.get("this")), whole(counts.get("last"))
     if age == 0:
         return round(this + last * (1 - part), 1)
     return round(this * (1 - part), 1) if age == 1 else 0.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NewType
 
 from .errors import InvalidJob
+from .told import number, whole
 from .words import BatchState, JobKind, JobState
 
 BatchId = NewType("BatchId", str)
@@ -163,29 +164,33 @@ def check_batch_id(batch_id: str) -> str:
 
 
 def view_of(batch_id: str, fields: Mapping[str, str], metadata: Mapping[str, Any] | None = None) -> BatchView:
-    """The view of a record's fields."""
-    fed = int(fields["fed"])
+    """The view of a record's fields.
+
+    Raises:
+        KeyError, ValueError: it is damaged.
+    """
+    fed = whole(fields["fed"])
     return BatchView(
         id=batch_id,
         state=BatchState(fields["state"]),
         kind=JobKind(fields["kind"]),
         model=fields["model"],
         app=fields["app"],
-        priority=int(fields["priority"]),
+        priority=whole(fields["priority"]),
         total=fed if fields["closed"] == "1" else None,
         fed=fed,
-        completed=int(fields["completed"]),
-        failed=int(fields["failed"]),
-        created_at=float(fields["created"]) / 1000,
+        completed=whole(fields["completed"]),
+        failed=whole(fields["failed"]),
+        created_at=number(fields["created"]) / 1000,
         started_at=_moment(fields, "started"),
         ended_at=_moment(fields, "ended"),
         why=fields["why"],
         keep=fields["keep"] == "1",
         on_error=fields["on_error"],
-        ttl_seconds=float(fields["ttl"]) / 1000,
-        in_bytes=int(fields["in_bytes"]),
-        out_bytes=int(fields["out_bytes"]),
-        next_index=int(fields["next"]),
+        ttl_seconds=number(fields["ttl"]) / 1000,
+        in_bytes=whole(fields["in_bytes"]),
+        out_bytes=whole(fields["out_bytes"]),
+        next_index=whole(fields["next"]),
         tag=fields["tag"],
         driver=fields["driver"],
         metadata=dict(metadata or {}),
@@ -193,4 +198,4 @@ def view_of(batch_id: str, fields: Mapping[str, str], metadata: Mapping[str, Any
 
 
 def _moment(fields: Mapping[str, str], name: str) -> float | None:
-    return float(fields[name]) / 1000 if name in fields else None
+    return number(fields[name]) / 1000 if name in fields else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from .codec import pack
 from .errors import InvalidJob, JobLost, QueueFull, SollolError
 from .names import key_part
 from .outcome import pack_error
+from .told import text
 from .words import BatchState
 
 # A function may take so many arguments, and Redis should not be held up for longer.
@@ -203,10 +205,16 @@ class BatchStore:
         return self._view(batch_id, raw) if b"state" in raw else None
 
     async def views(self, limit: int) -> list[BatchView]:
-        """The latest batches, newest first."""
+        """The latest batches, newest first; damaged records are left out."""
         names = await self.broker.link.call("ZRANGE", self._keys.batches, 0, max(0, limit - 1), "REV")
-        found = [await self.view(name.decode()) for name in names] if limit > 0 else []
+        found = await asyncio.gather(*(self._readable(text(name)) for name in names)) if limit > 0 else []
         return [view for view in found if view is not None]
+
+    async def _readable(self, batch_id: str) -> BatchView | None:
+        try:
+            return await self.view(batch_id)
+        except (KeyError, ValueError):
+            return None
 
     async def due(self, limit: int) -> list[str]:
         """Unfinished batches that nobody drives."""
@@ -267,8 +275,8 @@ class BatchStore:
 
     def _view(self, batch_id: str, raw: Mapping[bytes, bytes]) -> BatchView:
         template = raw.get(b"template", b"")
-        text = {name.decode(): value.decode() for name, value in raw.items() if name != b"template"}
-        return view_of(batch_id, text, self._metadata(batch_id, text["tag"], template))
+        fields = {text(name): text(value) for name, value in raw.items() if name != b"template"}
+        return view_of(batch_id, fields, self._metadata(batch_id, fields["tag"], template))
 
     def _metadata(self, batch_id: str, tag: str, template: bytes) -> Mapping[str, Any]:
         known = self._plans.get(f"{batch_id}~{tag}")

@@ -17,6 +17,7 @@ from .features import complexity, needs_gpu
 from .history import refusals, span, taken, timeline
 from .names import key_part
 from .registry import NodeView, Registry, WorkerView
+from .told import number, text, whole
 from .words import JobState
 
 # It is read apart, where it is needed.
@@ -40,7 +41,7 @@ class Explainer:
             JobLost: Redis does not know it (any more).
         """
         fields = await self._fields(job_id)
-        if not fields.get("state"):
+        if fields.get("state") not in list(JobState):
             raise JobLost(
                 f"job {job_id} is not known here: its record expired, the id is wrong, or the fabric is another"
             )
@@ -49,8 +50,8 @@ class Explainer:
             state=JobState(fields["state"]),
             model=fields.get("model", ""),
             app=fields.get("app", ""),
-            priority=int(fields.get("priority") or 0),
-            attempt=int(fields.get("attempt") or 0),
+            priority=whole(fields.get("priority")),
+            attempt=whole(fields.get("attempt")),
             summary="",
             timeline=timeline(fields),
             taken=taken(fields),
@@ -68,7 +69,7 @@ class Explainer:
         state, model, member = await self._call("HMGET", keys.job(job_id), "state", "queue", "member")
         if state != b"queued" or model is None or member is None:
             return None
-        key, now_ms = model.decode(), await self._now_ms()
+        key, now_ms = text(model), await self._now_ms()
         position, waiting, backlog, ref, serving, idle = await asyncio.gather(
             self._call("ZRANK", keys.queue(key), member),
             self._call("ZCARD", keys.queue(key)),
@@ -82,14 +83,14 @@ class Explainer:
         ms = start_in_ms(
             position=position,
             waiting=waiting,
-            backlog_ms=float(backlog or 0),
+            backlog_ms=number(backlog),
             speed=_speed(ref) if serving else 0.0,
             has_free_slot=idle > 0,
         )
         return None if ms is None else round(ms / 1000, 3)
 
     async def _waiting(self, told: Explanation, fields: Mapping[str, str], now_ms: float) -> Explanation:
-        keys, model_key = self._broker.keys, fields["queue"]
+        keys, model_key = self._broker.keys, fields.get("queue", "")
         position, waiting, due, backlog, ref, requires, nodes, shares = await asyncio.gather(
             self._call("ZRANK", keys.queue(model_key), fields.get("member", "")),
             self._call("ZCARD", keys.queue(model_key)),
@@ -113,7 +114,7 @@ class Explainer:
             start = start_in_ms(
                 position=position,
                 waiting=waiting,
-                backlog_ms=float(backlog or 0),
+                backlog_ms=number(backlog),
                 speed=_speed(ref),
                 has_free_slot=any(each.code == "ready" for each in found),
             )
@@ -130,9 +131,7 @@ class Explainer:
         names = [name for name in await self._call("HKEYS", key) if name not in _UNREAD]
         values = await self._call("HMGET", key, *names) if names else []
         return {
-            name.decode(errors="replace"): value.decode(errors="replace")
-            for name, value in zip(names, values, strict=True)
-            if value is not None
+            text(name): text(value) for name, value in zip(names, values, strict=True) if value is not None
         }
 
     async def _now_ms(self) -> float:
@@ -150,12 +149,12 @@ def _line(
     prompt, output, submitted, flags = parts[1:5] if len(parts) == 6 else ("0", "0", "0", "")
     return Line(
         model=fields.get("model", ""),
-        prompt_tokens=float(prompt),
-        output_tokens=float(output),
-        waited_ms=max(0.0, now_ms - float(submitted)),
+        prompt_tokens=number(prompt),
+        output_tokens=number(output),
+        waited_ms=max(0.0, now_ms - number(submitted)),
         position=position,
         waiting=max(1, waiting),
-        context_tokens=float(fields.get("context") or 0),
+        context_tokens=number(fields.get("context")),
         is_batch="b" in flags,
         alone="q" in flags,
         is_bound=bool(set("pqrx") & set(flags)),
@@ -169,7 +168,7 @@ def _asked(fields: Mapping[str, str]) -> dict[str, Any]:
     task, parts = fields.get("task", ""), fields.get("member", "").split("|")
     if len(parts) != 6:
         return {"task": task}
-    prompt, output = int(parts[1]), int(parts[2])
+    prompt, output = whole(parts[1]), whole(parts[2])
     return {
         "task": task,
         "prompt_tokens": prompt,
@@ -199,8 +198,8 @@ def _candidate(
         down=next((str(backend["down"]) for backend in worker.backends if backend["down"]), ""),
         has=tuple(sorted(worker.models)),
         labels=worker.labels,
-        vram_mib=int(node.hardware.get("vram_total_mib", 0)),
-        failed=failed_here and now_ms - float(fields.get("failed_at") or 0) < _FAILED_PATIENCE_MS,
+        vram_mib=whole(node.hardware.get("vram_total_mib")),
+        failed=failed_here and now_ms - number(fields.get("failed_at")) < _FAILED_PATIENCE_MS,
         share=share,
         short_mib=worker.short_mib(model),
     )
@@ -208,10 +207,10 @@ def _candidate(
 
 def _shares(flat: list[bytes]) -> dict[str, Share]:
     found = {}
-    for worker, text in zip(flat[::2], flat[1::2], strict=True):
-        parts = text.decode(errors="replace").split("|")
+    for worker, share in zip(flat[::2], flat[1::2], strict=True):
+        parts = text(share).split("|")
         if len(parts) == 7 and all(part.isdigit() for part in parts):
-            found[worker.decode()] = Share(*(int(part) for part in parts))
+            found[text(worker)] = Share(*(int(part) for part in parts))
     return found
 
 
@@ -251,11 +250,11 @@ def _waits(
 
 
 def _summary(told: Explanation, fields: Mapping[str, str], now_ms: float) -> str:
-    node, claimed = fields.get("node", ""), float(fields.get("claimed") or 0)
-    ended = float(fields.get("ended") or now_ms)
+    node, claimed = fields.get("node", ""), number(fields.get("claimed"))
+    ended = number(fields.get("ended")) or now_ms
     ran = span(ended - claimed)
     if told.state is JobState.RUNNING:
-        predicted = float(fields.get("predicted") or 0)
+        predicted = number(fields.get("predicted"))
         expected = f", of about {span(predicted)} expected" if predicted else ""
         return f"on {node} for {ran}{expected}; attempt {told.attempt}"
     if told.state is JobState.DONE:

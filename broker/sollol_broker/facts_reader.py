@@ -11,6 +11,7 @@ from .errors import SollolError
 from .facts import Facts, Gone, ServerFacts
 from .groups import read_groups
 from .registry import JobView, NodeView, QueueView, Registry
+from .told import number, text, texts, whole
 
 _GONE_SECONDS = 3600.0
 _MOST_GONE = 100
@@ -59,7 +60,7 @@ class FactsReader:
             self._call("ZCOUNT", keys.dead, f"{1000 * (now - 3600):.0f}", "+inf"),
         )  # fmt: skip
         slow = await self._slowly(now)
-        vanished = [(each.decode(), float(at)) for each, at in _pairs(gone)]
+        vanished = [(text(each), float(at)) for each, at in _pairs(gone)]
         self._note_nodes(nodes, [worker for worker, _ in vanished])
         return Facts(
             now=now,
@@ -71,13 +72,13 @@ class FactsReader:
             delayed=delayed,
             dead=dead,
             dead_lately=lately,
-            counters={name.decode(): _int(value) for name, value in _pairs(stats)},
+            counters={name: whole(value) for name, value in texts(stats).items()},
             **slow,
         )
 
     async def _queues(self, nodes: list[NodeView], running: list[JobView], now: float) -> list[QueueView]:
         keys = self._broker.keys
-        known = {k.decode(): v.decode() for k, v in _pairs(await self._call("HGETALL", keys.models))}
+        known = texts(await self._call("HGETALL", keys.models))
         serving: dict[str, int] = {}
         for node in nodes:
             for worker in node.workers:
@@ -91,7 +92,7 @@ class FactsReader:
             key for key, name in known.items() if name in serving or name in runs or key in self._waiting
         }
         chosen = [*awake, *self._some_of(sorted(known.keys() - awake))]
-        rows = await asyncio.gather(*(self._queue(key) for key in chosen))
+        rows = await asyncio.gather(*(self._registry.line(key) for key in chosen))
         self._waiting = {key for key, (waiting, _) in zip(chosen, rows, strict=True) if waiting}
         found = []
         for key, (waiting, since) in zip(chosen, rows, strict=True):
@@ -103,13 +104,6 @@ class FactsReader:
                 )
         return sorted(found, key=lambda queue: (-queue.waiting, -queue.running, queue.model))
 
-    async def _queue(self, model_key: str) -> tuple[int, float]:
-        """How many wait, and since when the first does."""
-        key = self._broker.keys.queue(model_key)
-        waiting, head = await asyncio.gather(self._call("ZCARD", key), self._call("ZRANGE", key, 0, 0))
-        parts = head[0].split(b"|") if head else []
-        return int(waiting), _int(parts[3]) / 1000 if len(parts) > 3 else 0.0
-
     def _some_of(self, sleepers: list[str]) -> list[str]:
         if not sleepers:
             return []
@@ -119,7 +113,7 @@ class FactsReader:
 
     async def _running(self, now: float) -> list[JobView]:
         ids = [
-            each.decode()
+            text(each)
             for each in await self._call("ZRANGE", self._broker.keys.leases, 0, _MOST_RUNNING - 1)
             if not each.endswith(b"|h")
         ]
@@ -152,11 +146,11 @@ class FactsReader:
             self._call("HMGET", self._broker.keys.leader, "id", "until"),
             self._server(),
         )
-        leads = leader[0] is not None and float(leader[1] or 0) > 1000 * now
+        leads = leader[0] is not None and number(leader[1]) > 1000 * now
         known = {
             "apps": tuple(apps),
             "groups": tuple(groups),
-            "leader": leader[0].decode() if leads else "",
+            "leader": text(leader[0]) if leads else "",
             "server": server,
         }
         self._slow = now, known
@@ -164,10 +158,10 @@ class FactsReader:
 
     async def _server(self) -> ServerFacts:
         try:
-            text = await self._call("INFO")
+            info = text(await self._call("INFO"))
         except SollolError:
             return ServerFacts()  # a user without INFO
-        return server_facts(dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line))
+        return server_facts(dict(line.split(":", 1) for line in info.splitlines() if ":" in line))
 
     async def _now(self) -> float:
         seconds, micros = await self._call("TIME")
@@ -186,16 +180,9 @@ def server_facts(info: Mapping[str, str]) -> ServerFacts:
         version=info.get("valkey_version") or info.get("redis_version", ""),
         persistent=info["aof_enabled"] == "1" if "aof_enabled" in info else None,
         write_failed=bool(bad),
-        used_bytes=_int(info.get("used_memory", "0")),
-        most_bytes=_int(info.get("maxmemory", "0")),
+        used_bytes=whole(info.get("used_memory")),
+        most_bytes=whole(info.get("maxmemory")),
     )
-
-
-def _int(text: bytes | str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return 0
 
 
 def _pairs(flat: list[bytes]) -> zip[tuple[bytes, bytes]]:

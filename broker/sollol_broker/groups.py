@@ -10,6 +10,9 @@ from enum import StrEnum
 from typing import Any
 
 from .broker import Broker
+from .told import like, number, plain, text, texts, whole
+
+_PLACE = {"node": "", "device": "", "layers": 0, "mib": 0}
 
 
 class GroupState(StrEnum):
@@ -75,25 +78,23 @@ class GroupView:
             fields["model"],
             GroupState(fields["state"]),
             fields.get("head", ""),
-            tuple((str(node), str(worker)) for node, worker in json.loads(fields.get("parts", "[]"))),
-            tuple(json.loads(fields.get("places", "[]"))),
-            json.loads(fields.get("report", "{}")),
+            tuple((part[0], part[1]) for part in like([[""]], plain(fields.get("parts"))) if len(part) == 2),
+            tuple(like([_PLACE], plain(fields.get("places")))),
+            like({"": 0}, plain(fields.get("report"))) or {},
             fields.get("progress", ""),
             fields.get("why", ""),
-            float(fields.get("since", 0)),
-            int(fields.get("term", 0)),
+            number(fields.get("since")),
+            whole(fields.get("term")),
         )
 
 
 async def read_groups(broker: Broker) -> list[GroupView]:
     """All groups that have a record, the oldest first."""
     ids = await broker.link.call("ZRANGE", broker.keys.groups, 0, -1)
-    rows = await asyncio.gather(
-        *(broker.link.call("HGETALL", broker.keys.group(each.decode())) for each in ids)
-    )
+    rows = await asyncio.gather(*(broker.link.call("HGETALL", broker.keys.group(text(each))) for each in ids))
     found = []
     for row in rows:
-        fields = {k.decode(): v.decode() for k, v in zip(row[::2], row[1::2], strict=True)}
-        if fields.get("id") and fields.get("state") in list(GroupState):
+        fields = texts(row)
+        if fields.get("id") and fields.get("model") and fields.get("state") in list(GroupState):
             found.append(GroupView.from_fields(fields))
     return sorted(found, key=lambda each: (each.since, each.id))

@@ -15,6 +15,7 @@ from .broker import Broker
 from .errors import InvalidJob
 from .names import canonical_model, key_part
 from .registry import JobView, Registry
+from .told import text
 
 STATES = ("running", "waiting", "delayed", "ended", "dead")
 # Records that one page may cost where a filter finds little.
@@ -149,7 +150,7 @@ class JobLists:
             last = min(segment.length, at + count - len(members)) - 1
             order = ("REV",) if segment.is_reverse else ()
             for each in await self._call(*segment.command, at, last, *order):
-                members.append((segment.state, each.split(b"|")[0].decode()))
+                members.append((segment.state, text(each.split(b"|")[0])))
             if len(members) >= count:
                 break
             at = 0

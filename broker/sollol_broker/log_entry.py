@@ -11,11 +11,15 @@ from enum import IntEnum
 from typing import Any
 
 from .errors import InvalidJob
+from .told import plain, texts
 
 # Of one entry; a traceback or a server's page of HTML is no line.
 _EVENT_CHARS = 500
 _FIELD_CHARS = 200
 _MOST_FIELDS = 16
+# Patterns are not run over more than this: what is shown is far shorter.
+_MOST_SCRUBBED = 4 * _EVENT_CHARS
+_WHO = frozenset(("level", "source", "process", "node", "app"))
 # A line that has been silent for so long is news, whatever its share.
 _NEWS_SECONDS = 10.0
 _KINDS_KEPT = 256
@@ -160,11 +164,10 @@ def to_flat(entry: LogEntry, *, ago_ms: float) -> tuple[str | int, ...]:
 
 
 def from_flat(entry_id: bytes, flat: Iterable[bytes]) -> LogEntry:
-    """An entry as it lies in Redis; anybody may have written it, so whatever is odd becomes plain text."""
-    texts = [each.decode(errors="replace") for each in flat]
-    pairs = dict(zip(texts[::2], texts[1::2], strict=False))
+    """An entry as it lies in Redis; anybody may have written it, so whatever is odd becomes plain text, and short."""
+    pairs = {name: value[:_FIELD_CHARS] if name in _WHO else value for name, value in texts(flat).items()}
     where = entry_id.decode()
-    level = pairs.get("level", "")
+    level, found = pairs.get("level", ""), plain(pairs.get("fields"))
     return LogEntry(
         id=where,
         at=round((int(where.partition("-")[0]) - _whole(pairs.get("ago"))) / 1000, 3),
@@ -173,24 +176,16 @@ def from_flat(entry_id: bytes, flat: Iterable[bytes]) -> LogEntry:
         process=pairs.get("process", ""),
         node=pairs.get("node", ""),
         app=pairs.get("app", ""),
-        event=pairs.get("event", ""),
-        fields=_fields(pairs.get("fields")),
+        event=pairs.get("event", "")[:_EVENT_CHARS],
+        fields=dict(_short(found if isinstance(found, dict) else {})),
         left_out=_whole(pairs.get("left_out")),
     )
 
 
 def _short(fields: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for name, value in list(fields.items())[:_MOST_FIELDS]:
-        plain = isinstance(value, bool | int | float)
-        yield name, value if plain else scrubbed(str(value))[:_FIELD_CHARS]
-
-
-def _fields(text: str | None) -> dict[str, Any]:
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        is_plain = isinstance(value, bool | int | float)
+        yield name[:_FIELD_CHARS], value if is_plain else scrubbed(str(value)[:_MOST_SCRUBBED])[:_FIELD_CHARS]
 
 
 def _whole(text: str | None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,7 +13,27 @@ from .apps import read_apps
 from .broker import Broker
 from .controls import Controls
 from .names import canonical_model, key_part
+from .told import like, number, plain, text, texts, whole
 from .words import JobState
+
+_MODEL = {
+    **{"kinds": [""], "size_bytes": 0, "context_tokens": 0, "capabilities": [""], "listing": {}},
+    **{"prompt_ms": 0, "output_ms": 0, "load_ms": 0, "success_rate": 0, "pace_error": 0, "jobs_seen": 0},
+}
+_BACKEND = {
+    **{"kind": "", "url": "", "version": "", "down": "", "slots": 0, "busy": 0, "open": [""], "loaded": [""]},
+    **{"http": {"": 0}, "health": {"state": ""}, "too_large": {"": 0}, "models": {"": _MODEL}},
+}
+_GPU = {
+    **{"name": "", "vendor": "", "memory_total_mib": 0, "memory_used_mib": 0, "utilisation_percent": 0},
+    **{"temperature_c": 0, "power_w": 0, "is_estimate": True, "index": 0, "memory_free_mib": 0},
+}
+_LLAMA = {"worker": "", "address": "", "lent_to": "", "rpc_version": [0], "files": {}, "fault": {}}
+_STATES = frozenset(JobState)
+_HARDWARE = {
+    **{"gpus": [_GPU], "cpu_model": "", "cpu_count": 0, "cpu_percent": 0, "load_1m": 0, "is_estimate": True},
+    **{"ram_total_mib": 0, "ram_available_mib": 0, "vram_total_mib": 0, "vram_free_mib": 0, "unread": ""},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +174,9 @@ class Registry:
         """All live workers, by node and id."""
         now = await self._now_ms()
         ids = await self._call("ZRANGEBYSCORE", self._broker.keys.workers, f"{now:.3f}", "+inf")
-        hashes = await self._hashes([self._broker.keys.worker(each.decode()) for each in ids])
-        return sorted(
-            (_worker(h, now) for h in hashes if "id" in h), key=lambda worker: (worker.node, worker.id)
-        )
+        hashes = await self._hashes([self._broker.keys.worker(text(each)) for each in ids])
+        found = (_worker(h, now) for h in hashes if h.get("id") and h.get("node"))
+        return sorted(found, key=lambda worker: (worker.node, worker.id))
 
     async def nodes(self) -> list[NodeView]:
         """All machines with a live worker, by name."""
@@ -174,13 +192,13 @@ class Registry:
                 name=name,
                 host=h.get("host", ""),
                 os=h.get("os", ""),
-                hardware=json.loads(h.get("hardware", "{}")),
+                hardware=like(_HARDWARE, plain(h.get("hardware"))) or {},
                 workers=tuple(workers),
-                finished={state: int(tally[state]) for state in JobState if state in tally},
-                busy_seconds=round(float(tally.get("busy_ms", 0)) / 1000, 3),
+                finished={state: whole(tally[state]) for state in JobState if state in tally},
+                busy_seconds=round(number(tally.get("busy_ms")) / 1000, 3),
                 controls=controls[name],
-                llama=json.loads(h.get("llama", "{}")),
-                addresses=tuple(json.loads(h.get("addresses", "[]"))),
+                llama=like(_LLAMA, plain(h.get("llama"))) or {},
+                addresses=tuple(like([""], plain(h.get("addresses")))),
             )
             for (name, workers), h, tally in zip(by_node.items(), hashes, tallies, strict=True)
         ]
@@ -214,21 +232,29 @@ class Registry:
     async def queues(self) -> list[QueueView]:
         """All models that have jobs waiting or running, or a live worker; the longest queue first."""
         keys, now = self._broker.keys, await self._now_ms()
-        names = {k.decode(): v.decode() for k, v in _pairs(await self._call("HGETALL", keys.models))}
+        names = {text(k): text(v) for k, v in _pairs(await self._call("HGETALL", keys.models))}
         running: dict[str, int] = {}
         for job in await self._running(10_000):
             running[job.model] = running.get(job.model, 0) + 1
         views = []
-        for model_key, name in names.items():
-            waiting = await self._call("ZCARD", keys.queue(model_key))
-            head = await self._call("ZRANGE", keys.queue(model_key), 0, 0)
-            oldest = (now - int(head[0].split(b"|")[3])) / 1000 if head else 0.0
-            workers = await self._call("ZCOUNT", keys.serves(model_key), f"{now:.3f}", "+inf")
+        lines = await asyncio.gather(*(self.line(key) for key in names))
+        served = await asyncio.gather(
+            *(self._call("ZCOUNT", keys.serves(key), f"{now:.3f}", "+inf") for key in names)
+        )
+        for name, (waiting, since), workers in zip(names.values(), lines, served, strict=True):
+            oldest = now / 1000 - since if since else 0.0
             if waiting or workers or name in running:
                 views.append(
                     QueueView(name, waiting, running.get(name, 0), round(max(0.0, oldest), 3), workers)
                 )
         return sorted(views, key=lambda view: (-view.waiting, view.model))
+
+    async def line(self, model_key: str) -> tuple[int, float]:
+        """How many jobs wait for a model, and since when the first does, in seconds since the epoch; 0 = none does."""
+        key = self._broker.keys.queue(model_key)
+        waiting, head = await asyncio.gather(self._call("ZCARD", key), self._call("ZRANGE", key, 0, 0))
+        parts = head[0].split(b"|") if head else []
+        return int(waiting), number(parts[3]) / 1000 if len(parts) > 3 else 0.0
 
     async def jobs(self, limit: int = 50) -> list[JobView]:
         """Running jobs, then waiting ones, then those that ended last; at most `limit` of each."""
@@ -236,12 +262,12 @@ class Registry:
         waiting: list[JobView] = []
         for queue in await self.queues():
             members = await self._call("ZRANGE", keys.queue(key_part(queue.model)), 0, limit - 1)
-            waiting += await self.jobs_of([member.split(b"|")[0].decode() for member in members])
+            waiting += await self.jobs_of([text(member.split(b"|")[0]) for member in members])
         ended = await self._call("LRANGE", keys.ended, 0, limit - 1)
         return [
             *(await self._running(limit)),
             *waiting[:limit],
-            *(await self.jobs_of([each.decode() for each in ended])),
+            *(await self.jobs_of([text(each) for each in ended])),
         ]
 
     async def job(self, job_id: str) -> JobView | None:
@@ -250,7 +276,9 @@ class Registry:
         return found[0] if found else None
 
     async def jobs_of(self, ids: list[str]) -> list[JobView]:
-        """The records of these jobs, in that order; those that Redis does not know (any more) are left out."""
+        """The records of these jobs, in that order; those that Redis does not know (any more) are left out,
+        and so are those in a state that we do not know.
+        """
         names = (
             *("state", "model", "app", "priority", "stream", "attempt", "node", "worker"),
             *("submitted", "claimed", "first", "ended", "crashes", "errors", "releases", "tokens"),
@@ -259,21 +287,19 @@ class Registry:
         for job_id, reply in zip(
             ids, await self._each("HMGET", [self._broker.keys.job(i) for i in ids], *names), strict=True
         ):
-            if reply[0] is not None:
+            if text(reply[0]) in _STATES:
                 views.append(_job(job_id, dict(zip(names, reply, strict=True))))
         return views
 
     async def states(self, ids: list[str]) -> list[JobState | None]:
         """The state of each job; None for one that Redis does not know (any more)."""
         replies = await self._each("HGET", [self._broker.keys.job(each) for each in ids], "state")
-        return [None if reply is None else JobState(reply.decode()) for reply in replies]
+        return [None if reply is None else JobState(text(reply)) for reply in replies]
 
     async def standings(self, ids: list[str]) -> list[tuple[JobState, int] | None]:
         """The state of each job and the highest fence that it gave out; None for one that Redis does not know."""
         replies = await self._each("HMGET", [self._broker.keys.job(each) for each in ids], "state", "top")
-        return [
-            None if state is None else (JobState(state.decode()), int(top or 0)) for state, top in replies
-        ]
+        return [None if state is None else (JobState(text(state)), int(top or 0)) for state, top in replies]
 
     async def position(self, job_id: str) -> int | None:
         """How many jobs wait before this one for the same model; None when it does not wait."""
@@ -281,7 +307,7 @@ class Registry:
         state, queue, member = await self._call("HMGET", keys.job(job_id), "state", "queue", "member")
         if state != b"queued" or queue is None or member is None:
             return None
-        rank = await self._call("ZRANK", keys.queue(queue.decode()), member)
+        rank = await self._call("ZRANK", keys.queue(text(queue)), member)
         return None if rank is None else int(rank)
 
     async def stats(self) -> dict[str, Any]:
@@ -290,7 +316,7 @@ class Registry:
         A node's `prediction_error` tells how far what was predicted of its last jobs was off: 0.2 = a fifth.
         """
         counters = {
-            k.decode(): int(v) for k, v in _pairs(await self._call("HGETALL", self._broker.keys.stats))
+            text(k): whole(v) for k, v in _pairs(await self._call("HGETALL", self._broker.keys.stats))
         }
         ended = sum(counters.get(state, 0) for state in (JobState.DONE, JobState.FAILED, JobState.DEAD))
         nodes = await self.nodes()
@@ -331,8 +357,8 @@ class Registry:
     async def _group_reasons(self, model: str) -> dict[str, str]:
         """Why the nodes cannot serve it together either, as the coordinator told; {} = it did not look."""
         told = await self._call("HGET", self._broker.keys.formable(key_part(model)), "reasons")
-        reasons = json.loads(told) if told else {}
-        return {str(node): f"no group of nodes could serve it: {why}" for node, why in reasons.items()}
+        reasons = like({"": ""}, plain(told)) or {}
+        return {node: f"no group of nodes could serve it: {why}" for node, why in reasons.items()}
 
     async def _controls(self, nodes: list[str]) -> dict[str, Controls]:
         if not nodes:
@@ -344,7 +370,7 @@ class Registry:
 
     async def _running(self, limit: int) -> list[JobView]:
         ids = await self._call("ZRANGE", self._broker.keys.leases, 0, limit - 1)
-        return await self.jobs_of([each.decode() for each in ids])
+        return await self.jobs_of([text(each) for each in ids])
 
     async def _now_ms(self) -> float:
         seconds, micros = await self._call("TIME")
@@ -357,9 +383,7 @@ class Registry:
         return await asyncio.gather(*(self._call(command, key, *arguments) for key in keys))
 
     async def _hashes(self, keys: list[str]) -> list[dict[str, str]]:
-        return [
-            {k.decode(): v.decode() for k, v in _pairs(flat)} for flat in await self._each("HGETALL", keys)
-        ]
+        return [texts(flat) for flat in await self._each("HGETALL", keys)]
 
 
 def _pairs(flat: list[bytes]) -> zip[tuple[bytes, bytes]]:
@@ -367,59 +391,59 @@ def _pairs(flat: list[bytes]) -> zip[tuple[bytes, bytes]]:
 
 
 def _worker(h: Mapping[str, str], now_ms: float) -> WorkerView:
-    backends = json.loads(h.get("backends", "[]"))
+    backends = [
+        {"down": "", "loaded": [], "models": {}, **each}
+        for each in like([_BACKEND], plain(h.get("backends")))
+    ]
     models = {
-        name: {**info, "loaded": name in backend["loaded"]}
+        name: {"kinds": [], "size_bytes": 0, "context_tokens": 0, **info, "loaded": name in backend["loaded"]}
         for backend in backends
         for name, info in backend["models"].items()
     }
+    seen = number(h.get("seen"))
     return WorkerView(
         id=h["id"],
         node=h["node"],
         state=h.get("state", ""),
         version=h.get("version", ""),
-        slots=int(h.get("slots", 0)),
-        busy=int(h.get("busy", 0)),
-        seen_ms_ago=max(0.0, round(now_ms - float(h["seen"]), 1)),
-        labels=tuple(json.loads(h.get("labels", "[]"))),
+        slots=whole(h.get("slots")),
+        busy=whole(h.get("busy")),
+        seen_ms_ago=max(0.0, round(now_ms - seen, 1)),
+        labels=tuple(like([""], plain(h.get("labels")))),
         models=models,
         backends=tuple({k: v for k, v in each.items() if k != "models"} for each in backends),
         functions=h.get("functions", ""),
         durability=h.get("durability", ""),
-        clock_ahead_seconds=round((float(h["clock"]) - float(h["seen"])) / 1000, 3) if "clock" in h else None,
+        clock_ahead_seconds=round((number(h["clock"]) - seen) / 1000, 3) if "clock" in h else None,
         elsewhere=h.get("elsewhere", ""),
         kind=h.get("kind", "worker"),
     )
 
 
 def _job(job_id: str, h: Mapping[str, bytes | None]) -> JobView:
-    def text(name: str) -> str:
-        value = h[name]
-        return value.decode() if value is not None else ""
-
     def seconds(name: str) -> float:
-        return round(float(h[name] or 0) / 1000, 3)
+        return round(number(h[name]) / 1000, 3)
 
-    prompt_tokens, output_tokens = map(int, (text("tokens") or "0|0").split("|"))
+    prompt_tokens, _, output_tokens = text(h["tokens"]).partition("|")
     return JobView(
         id=job_id,
-        state=JobState(text("state")),
-        model=text("model"),
-        app=text("app"),
-        priority=int(h["priority"] or 0),
-        attempt=int(h["attempt"] or 0),
-        node=text("node"),
-        worker=text("worker"),
+        state=JobState(text(h["state"])),
+        model=text(h["model"]),
+        app=text(h["app"]),
+        priority=whole(h["priority"]),
+        attempt=whole(h["attempt"]),
+        node=text(h["node"]),
+        worker=text(h["worker"]),
         submitted=seconds("submitted"),
         claimed=seconds("claimed"),
         first_token=seconds("first"),
         ended=seconds("ended"),
-        crashes=int(h["crashes"] or 0),
-        errors=int(h["errors"] or 0),
-        releases=int(h["releases"] or 0),
+        crashes=whole(h["crashes"]),
+        errors=whole(h["errors"]),
+        releases=whole(h["releases"]),
         stream=h["stream"] == b"1",
-        prompt_tokens=max(0, prompt_tokens),
-        output_tokens=max(0, output_tokens),
+        prompt_tokens=max(0, whole(prompt_tokens)),
+        output_tokens=max(0, whole(output_tokens)),
     )
 
 

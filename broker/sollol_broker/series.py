@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
+from .told import whole
+
 Count = Literal["requests", "errors", "tokens_in", "tokens_out"]
 Time = Literal["ttft", "gap", "wait", "latency", "run"]
 Gauge = Literal["vram_used_mib", "ram_used_mib", "load", "gpu_percent", "busy", "slots"]
@@ -135,14 +137,21 @@ class Point:
     def from_plain(cls, plain: Any) -> Point:
         """Read it; what is malformed counts as nothing."""
         point = cls()
-        # An empty list of Lua's may come as a map.
-        rows = [[int(each) for each in row] if isinstance(row, list) else [] for row in plain]
-        if len(rows) != len(TIMES) + 3:
+        if not isinstance(plain, list) or len(plain) != len(TIMES) + 3:
             return point
+        # An empty list of Lua's may come as a map.
+        rows = [[whole(each) for each in row] if isinstance(row, list) else [] for row in plain]
         numbers, *times, gauges, peaks = rows
         point.counts = _sum(point.counts, numbers[: len(COUNTS)])
         point.sums_us = _sum(point.sums_us, numbers[len(COUNTS) :])
-        point.times = [dict(zip(row[::2], row[1::2], strict=False)) for row in times]
+        point.times = [
+            {
+                bucket: count
+                for bucket, count in zip(row[::2], row[1::2], strict=False)
+                if 0 <= bucket <= MOST_BUCKET and count > 0
+            }
+            for row in times
+        ]
         point.gauges, point.peaks = gauges, peaks
         return point
 

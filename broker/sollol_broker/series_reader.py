@@ -8,8 +8,10 @@ from typing import Any
 
 from .broker import Broker
 from .codec import unpack
+from .errors import InvalidJob
 from .names import canonical_model, key_part
 from .series import CHUNK, History, Point, step_for
+from .told import text
 
 _ALL = "all"
 # A little more than passes between two adverts.
@@ -61,8 +63,7 @@ class SeriesReader:
         hashes = await asyncio.gather(*(self._call("HGETALL", keys.totals(node)) for node in nodes))
         return {
             node: {
-                name.decode(): Point.from_plain(unpack(value, max_bytes=_MOST_BYTES))
-                for name, value in sorted(zip(flat[::2], flat[1::2], strict=True))
+                text(name): _point(value) for name, value in sorted(zip(flat[::2], flat[1::2], strict=True))
             }
             for node, flat in zip(nodes, hashes, strict=True)
         }
@@ -80,12 +81,20 @@ class SeriesReader:
             chunks, await asyncio.gather(*(self._call("HGETALL", key) for key in keys)), strict=True
         ):
             for at, value in zip(flat[::2], flat[1::2], strict=True):
-                found[chunk * CHUNK + int(at)] = Point.from_plain(unpack(value, max_bytes=_MOST_BYTES))
+                if at.isdigit():
+                    found[chunk * CHUNK + int(at)] = _point(value)
         points = tuple(found.get(at) or Point() for at in range(first, last + 1))
         return History(float(first * step.seconds), float(step.seconds), until, points)
 
     async def _names(self, key: str) -> list[str]:
-        return sorted(each.decode() for each in await self._call("ZRANGE", key, 0, -1))
+        return sorted(text(each) for each in await self._call("ZRANGE", key, 0, -1))
 
     async def _call(self, *command: object) -> Any:
         return await self._broker.link.call(*command)
+
+
+def _point(data: bytes) -> Point:
+    try:
+        return Point.from_plain(unpack(data, max_bytes=_MOST_BYTES))
+    except InvalidJob:
+        return Point()

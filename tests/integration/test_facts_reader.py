@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 
 from fabric_kit import Fabric, fabric_at
 from sollol_broker.facts_reader import FactsReader
+from sollol_broker.overview import overview
 
 
 @pytest.fixture
@@ -77,3 +79,48 @@ async def test_the_cost_of_a_look_is_small(fabric: Fabric) -> None:
     before = wire.replies
     await reader.read()
     assert wire.replies - before <= 45
+
+
+async def test_one_damaged_record_hides_nobody_else(fabric: Fabric) -> None:
+    """Another release, or anybody who may write there, may have left anything."""
+    await fabric.worker("good")
+    await fabric.worker("odd")
+    await fabric.submit("j1")
+    await fabric.submit("j2")
+    await fabric.claim("good", free=2)
+    keys, call = fabric.keys, fabric.call
+    nonsense: list[bytes | str] = [
+        "{",
+        "null",
+        "[1]",
+        '{"a": NaN}',
+        "[" * 20_000,
+        b"\xff\xfe",
+        "9" * 5000,
+        "",
+    ]
+    records = [
+        (keys.worker("odd"), ("backends", "labels", "slots", "busy", "clock", "state", "seen")),
+        (keys.node("node-of-odd"), ("hardware", "llama", "addresses", "os")),
+        (keys.tally("node-of-odd"), ("done", "busy_ms")),
+        (keys.job("j2"), ("state", "priority", "tokens", "claimed", "model")),
+        (keys.app("odd"), ("host", "metadata")),
+        (keys.usage("odd"), ("submitted", "minute", "tokens_in")),
+        (keys.group("odd"), ("parts", "places", "report", "since", "model")),
+        (keys.stats, ("done",)),
+        (keys.leader, ("until",)),
+    ]
+    now = await fabric.now_ms()
+    await call("ZADD", keys.apps, now, "odd")
+    await call("ZADD", keys.groups, now, "odd")
+    await call("ZADD", keys.workers, "NX", now - 5_000, b"\xff.1")
+    await call("HSET", keys.group("odd"), "id", "odd", "state", "ready", "model", "m")
+    await call("HSET", keys.models, b"\xff", b"\xff")
+    for key, names in records:
+        for value in nonsense:
+            await call("HSET", key, *(part for name in names for part in (name, value)))
+            facts = await FactsReader(fabric.broker).read()
+            told = json.loads(json.dumps(overview(facts), allow_nan=False))
+            assert "node-of-good" in [card["name"] for card in told["nodes"]], (key, value[:9])
+            assert "j1" in [job.id for job in facts.running], (key, value[:9])
+    await call("FLUSHALL")
