@@ -1,19 +1,25 @@
-"""What the history costs: workers that count and tell, and workers that do not, in turns.
+"""What all observing costs: workers that count, note and tell while somebody looks, and workers that do none of it.
 
-On a machine that does other things as well, rates differ by more than what is sought. So beside them stands how much of
-a processor a job takes, in the worker and in Redis together: what counting adds to that. The best drain
-counts.
+With: the history, the reasons for `explain`, the live log, and a monitoring page whose overview is open. Without: none
+of them. On a machine that does other things as well, rates differ by more than what is sought. So beside them stands
+how much of a processor a job takes, in the worker and in Redis together: what observing adds to that. The best drain
+counts. The page's own work is not in it: it runs wherever one likes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import httpx
 import psutil
 
 from sollol_broker.embedded import EmbeddedBroker
+from sollol_coordinator.page.config import PageConfig
+from sollol_coordinator.page.server import Page
 
 from .contenders import fabric
 from .report import Aim, Outcome, Table
@@ -26,7 +32,7 @@ _TOKENS = 50
 _STREAM_SHARE = 10
 _LOOK_SECONDS = 0.01
 _PATIENCE_SECONDS = 120.0
-_ON, _OFF = "", fabric.WITHOUT_COUNTS
+_ON, _OFF = "", fabric.WITHOUT_ALL
 # One by one, as LLM servers make them.
 _STREAMED = f"echo://?slots=64&models=echo&tokens={_TOKENS}&token_ms=1"
 
@@ -50,12 +56,14 @@ def run(share: float = 1.0) -> Outcome:
         for at in range(_ROUNDS):
             for way in (_ON, _OFF) if at % 2 else (_OFF, _ON):
                 seen[way].append(_drained(count, backend, way))
-        for way, name in ((_ON, "with history"), (_OFF, "without")):
+        for way, name in ((_ON, "observed"), (_OFF, "not observed")):
             rows.append((f"{what}, {name}", max(each.rate for each in seen[way]), _least_us(seen[way])))
         cost = _least_us(seen[_ON]) / _least_us(seen[_OFF])
         rate = max(each.rate for each in seen[_ON]) / max(each.rate for each in seen[_OFF])
-        rows.append((f"{what}, with / without", rate, cost))
-        aims.append(Aim(f"what history adds to a job's processor time, {what}", 100 * (cost - 1), 3.0, " %"))
+        rows.append((f"{what}, observed / not", rate, cost))
+        aims.append(
+            Aim(f"what observing adds to a job's processor time, {what}", 100 * (cost - 1), 3.0, " %")
+        )
     title = f"observed: {jobs:,} queued jobs, one worker process"
     table = Table(title, ("jobs", "jobs/s", "processor us per job"), tuple(rows))
     return Outcome("observed", (table,), tuple(aims))
@@ -71,7 +79,7 @@ def _drained(jobs: int, backend: str, without: str) -> _Drain:
         end = time.monotonic() + _PATIENCE_SECONDS
         while sender.accepted() < jobs and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
-        with worker("fabric", server.url, backend, without) as process:
+        with _looked_at(server.url, without), worker("fabric", server.url, backend, without) as process:
             processes = [psutil.Process(process.pid), psutil.Process(server.pid)]
             first, began, spent = sender.done(), time.monotonic(), _cpu_seconds(processes)
             while (done := sender.done()) < jobs:
@@ -81,6 +89,34 @@ def _drained(jobs: int, backend: str, without: str) -> _Drain:
             count = jobs - first
             used = _cpu_seconds(processes) - spent
             return _Drain(count / (time.monotonic() - began), used * 1e6 / count)
+
+
+@contextlib.contextmanager
+def _looked_at(url: str, without: str) -> Iterator[None]:
+    """A page with its overview open, or nobody."""
+    if without:
+        yield
+        return
+    page = Page(url, PageConfig(port=0))
+    page.start()
+    end = threading.Event()
+
+    def look() -> None:
+        with httpx.stream(
+            "GET", f"{page.url}live/overview", trust_env=False, timeout=_PATIENCE_SECONDS
+        ) as answer:
+            for _ in answer.iter_raw():
+                if end.is_set():
+                    return
+
+    browser = threading.Thread(target=look)
+    browser.start()
+    try:
+        yield
+    finally:
+        end.set()
+        page.stop()
+        browser.join()
 
 
 def _least_us(drains: list[_Drain]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+from dataclasses import replace
 
 import redis
 
@@ -21,7 +22,7 @@ from ..worker import READY
 MODEL = "echo"
 # A worker's last argument.
 WITHOUT_NOTES = "without-notes"
-WITHOUT_COUNTS = "without-counts"
+WITHOUT_ALL = "unobserved"
 BACKEND = "echo://?slots=64&models=echo"
 _WAIT_SECONDS = 60.0
 
@@ -68,18 +69,21 @@ def connect(url: str) -> Fabric:
 def serve(url: str, backends: str = BACKEND, without: str = "", slots: str = "") -> None:
     """See ContenderModule. Backends are parted by blanks.
 
-    With WITHOUT_NOTES, claims leave no reasons for `explain`. With WITHOUT_COUNTS, nothing is counted for the history.
+    With WITHOUT_NOTES, claims leave no reasons for `explain`. With WITHOUT_ALL nothing is counted for the history and
+    nothing is written to the live log, either.
     """
-    functions = library()
-    if without == WITHOUT_NOTES:
-        functions = _changed(
+    changes: list[tuple[str, str]] = []
+    if without:
+        changes += [
             (r"local function note_refusal\(.*\)\n", r"\g<0>  if true then return end\n"),
             (r"    local why = string\.format\(.*\n.*\n", "    local why\n"),
-            (r", 'why', why\)", ")"),
-        )
-    elif without == WITHOUT_COUNTS:
-        functions = _changed((r"function look_at_queues\(.*\)\n", r"\g<0>  if true then return end\n"))
-    config = WorkerConfig(node="bench", slots=int(slots) if slots else None, counts=without != WITHOUT_COUNTS)
+            (r"(ms\(own\)), 'why', why\)", r"\1)"),
+        ]
+    config = WorkerConfig(node="bench", slots=int(slots) if slots else None)
+    if without == WITHOUT_ALL:
+        changes.append((r"function look_at_queues\(.*\)\n", r"\g<0>  if true then return end\n"))
+        config = replace(config, counts=False, log_sample=None)
+    functions = _changed(*changes) if changes else library()
     asyncio.run(_serve(url, backends.split(), functions, config))
 
 
