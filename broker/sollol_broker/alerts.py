@@ -15,9 +15,10 @@ from .history import span
 QUEUE_SECONDS = 120.0
 # Adverts come every 4 s, and a worker counts as gone after 14 s.
 SILENT_SECONDS = 10.0
-# `_admit.lua` refuses new jobs from 90 % of maxmemory on.
+# `_admit.lua` refuses new jobs from FULL_SHARE of maxmemory on.
 _MEMORY_SHARE = 0.8
-_GIB = 1024**3
+FULL_SHARE = 0.85
+_MIB = 1024**2
 
 
 class Level(StrEnum):
@@ -87,8 +88,9 @@ def _server(facts: Facts) -> Iterator[Alert]:
         share = server.used_bytes / server.most_bytes
         yield Alert(
             "redis.memory",
-            Level.ERROR if share > 0.9 else Level.WARNING,
-            f"Redis uses {share:.0%} of its {server.most_bytes / _GIB:.1f} GiB; from 90 % on new jobs are refused",
+            Level.ERROR if share >= FULL_SHARE else Level.WARNING,
+            f"Redis uses {share:.0%} of its {server.most_bytes / _MIB:,.0f} MiB; "
+            f"from {FULL_SHARE:.0%} on new jobs are refused",
             "Raise maxmemory, or set limits: `sollol limits set --max-queue-bytes N`",
         )
 

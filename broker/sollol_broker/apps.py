@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .app_metadata import metadata_of
 from .broker import Broker
-from .told import plain, text, texts, whole
+from .told import text, texts, whole
 
 # A client gives a sign of life every 20 s and is forgotten after as long as this; who has handed in a job within that
 # time is there, too, even without a client of its own.
@@ -89,7 +90,6 @@ def _app(name: str, told: Mapping[str, str], counts: Mapping[str, str], at: floa
     def count(*names: str) -> int:
         return sum(whole(counts.get(each)) for each in names)
 
-    metadata = plain(told.get("metadata"))
     return AppView(
         name,
         host=told.get("host", ""),
@@ -97,7 +97,7 @@ def _app(name: str, told: Mapping[str, str], counts: Mapping[str, str], at: floa
         functions=told.get("functions", ""),
         durability=told.get("durability", ""),
         pid=told.get("pid", ""),
-        metadata=metadata if isinstance(metadata, dict) else {},
+        metadata=metadata_of(told.get("metadata", "")),
         is_live=bool(told),
         seen=round(at / 1000, 3),
         seen_seconds_ago=round(max(0.0, now - at) / 1000, 1),

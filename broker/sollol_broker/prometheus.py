@@ -176,8 +176,9 @@ class FabricFigures:
     async def server_families(self) -> list[Metric]:
         """Whether Redis answers, and nothing else."""
         try:
-            await self._broker.link.call("TIME", patience_seconds=1.0)
-        except SollolError:
+            async with asyncio.timeout(_READ_SECONDS):
+                await self._broker.link.call("TIME", patience_seconds=1.0)
+        except (SollolError, TimeoutError):
             return [_redis_up(0)]
         return [_redis_up(1)]
 

@@ -165,7 +165,7 @@ class SOLLOL:
                 app_name=self.config.app_name,
                 redis_url=self.config.redis_url or None,
             )
-            self._client = Client(self._pool.url, app=self.config.app_name)
+            self._client = Client(self._pool.url, app=self._pool.app_name)
             app = self._app(self._pool.url)
             self._server = uvicorn.Server(
                 uvicorn.Config(

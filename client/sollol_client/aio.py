@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from sollol_broker.app_metadata import metadata_text
 from sollol_broker.apps import AppView
 from sollol_broker.link import LinkConfig
 from sollol_broker.names import canonical_model, key_part
@@ -35,7 +36,7 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating, AsyncBatching):
     Args:
         url: the fabric's Redis; None = $SOLLOL_REDIS_URL, else redis://127.0.0.1:6379/0.
         app: this application's name, as the fabric shows it.
-        metadata: shown beside the name.
+        metadata: shown beside the name; 16 KiB at most.
         durability: when a job counts as accepted: "local" = once Redis has it, "ha" = once a replica has it, too.
             None = as the URL or $SOLLOL_DURABILITY says, else "ha" with Sentinel or Cluster.
         connect_timeout: seconds for one try to reach Redis.
@@ -68,6 +69,7 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating, AsyncBatching):
         settings = CacheSettings(cache, cache_scope, cache_max_size, cache_max_bytes, cache_ttl)
         self.answers = AnswerCache(app, settings)
         self._metadata = dict(metadata or {})
+        metadata_text(self._metadata)  # here is who can mend it
         self.session = Session(
             broker_url(url, durability),
             app,
@@ -165,7 +167,9 @@ class AsyncClient(Submitter[AsyncJob], AsyncOperating, AsyncBatching):
 
         Raises:
             BrokerUnavailable: Redis cannot be reached, or takes no writes.
+            InvalidJob: so much metadata cannot be shown; it stays as it was.
         """
+        metadata_text({**self._metadata, **(metadata or {})})
         self._metadata.update(metadata or {})
         await self.session.lookout.attend()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from sollol_broker.app_metadata import metadata_text
 from sollol_broker.apps import AppView
 from sollol_broker.errors import ClientClosed, SollolError
 from sollol_broker.link import LinkConfig
@@ -45,7 +46,7 @@ class Client(Submitter[Job], Operating, Batching):
     Args:
         url: the fabric's Redis; None = $SOLLOL_REDIS_URL, else redis://127.0.0.1:6379/0.
         app: this application's name, as the fabric shows it.
-        metadata: shown beside the name.
+        metadata: shown beside the name; 16 KiB at most.
         durability: when a job counts as accepted: "local" = once Redis has it, "ha" = once a replica has it, too.
             None = as the URL or $SOLLOL_DURABILITY says, else "ha" with Sentinel or Cluster.
         connect_timeout: seconds for one try to reach Redis.
@@ -76,6 +77,7 @@ class Client(Submitter[Job], Operating, Batching):
         self._url = broker_url(url, durability)
         self._app = app
         self._metadata = dict(metadata or {})
+        metadata_text(self._metadata)  # here is who can mend it
         self._live_log = live_log
         self._config = LinkConfig(connect_seconds=connect_timeout)
         self._lock = threading.Lock()
@@ -174,7 +176,9 @@ class Client(Submitter[Job], Operating, Batching):
 
         Raises:
             BrokerUnavailable: Redis cannot be reached, or takes no writes.
+            InvalidJob: so much metadata cannot be shown; it stays as it was.
         """
+        metadata_text({**self._metadata, **(metadata or {})})
         self._metadata.update(metadata or {})
         self._ask(lambda session: session.lookout.attend())
 

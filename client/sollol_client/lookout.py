@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import platform
@@ -11,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from sollol_broker.app_metadata import metadata_text
 from sollol_broker.broker import Broker
 from sollol_broker.inbox import Inbox
 from sollol_broker.periodic import Periodic
@@ -94,7 +94,7 @@ class Lookout:
             "version": VERSION,
             "host": platform.node(),
             "pid": str(os.getpid()),
-            "metadata": json.dumps(dict(self._metadata), default=str),
+            "metadata": metadata_text(self._metadata),
         }
         is_new = await self._broker.attend(
             self._inbox_name,

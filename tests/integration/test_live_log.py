@@ -259,6 +259,7 @@ def test_the_command_shows_what_was_said(redis_url: str) -> None:
     assert (plain["event"], plain["fields"]) == ("job answered", {"job": "j1", "run_ms": 12})
     assert _run(redis_url, "--level", "error").stdout == second + "\n"
     assert _run(redis_url, "--node", "n2").stdout == ""
+    assert "No line of the log is like that" in _run(redis_url, "--node", "n2").stderr
     assert _run(redis_url, "--limit", "1").stdout == second + "\n"
     assert _run(redis_url, "--level", "loud").exit_code == 2
 

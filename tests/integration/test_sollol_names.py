@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -38,6 +39,7 @@ from sollol.either_way import warn_once
 from sollol.priority_helpers import Priority, get_priority_for_role
 from sollol.routing_strategy import RoutingStrategy
 from sollol.sync_wrapper import OllamaPool as SyncPool
+from sollol_broker.names import key_part
 from sollol_worker_agent.doubles import OllamaDouble
 
 
@@ -343,6 +345,37 @@ def test_it_gives_signs_of_life_by_itself_and_leaves_others_of_its_name_alone(re
     assert _shown(redis_url, "my-app") == {}
     with pytest.raises(InvalidJob, match="heartbeat_interval"):
         DashboardClient("my-app", redis_url=redis_url, heartbeat_interval=0)
+
+
+@pytest.mark.parametrize(
+    "given", [({"team": "a"}, False), (10, {"team": "a"}, False), (2.5, {"team": "a"}, False)]
+)
+def test_its_arguments_may_stand_where_the_manual_or_a_release_had_them(
+    redis_url: str, given: tuple[Any, ...]
+) -> None:
+    client = DashboardClient(
+        "My  App", "HybridRouter", "2.0", "http://localhost:8080", *given, redis_url=redis_url
+    )
+    assert not client.is_registered
+    with client:
+        assert client.register()
+        told = json.loads(_shown(redis_url, key_part("My-App"))["metadata"])
+    assert (client.app_name, told) == (
+        "My-App",
+        {"router_type": "HybridRouter", "version": "2.0", "team": "a"},
+    )
+    with pytest.raises(TypeError, match="from 1 to 7 values"):
+        DashboardClient("a", "b", "c", "d", 10, {}, True, 1)
+
+
+def test_too_much_metadata_is_refused_and_what_was_shown_stays(redis_url: str) -> None:
+    with DashboardClient("my-app", metadata={"team": "a"}, redis_url=redis_url) as client:
+        with pytest.raises(InvalidJob, match="metadata"):
+            client.update_metadata({"notes": "x" * 20_000})
+        assert client.heartbeat({"load": float("nan")})
+        assert json.loads(_shown(redis_url, "my-app")["metadata"])["load"] == "nan"
+    with pytest.raises(InvalidJob, match="metadata"):
+        DashboardClient("my-app", metadata={"notes": "x" * 20_000}, redis_url=redis_url)
 
 
 def test_a_redis_that_is_away_does_not_disturb_an_application() -> None:

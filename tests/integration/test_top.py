@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from fabric import town, until, worker
@@ -50,6 +51,7 @@ def test_what_it_shows_once_is_what_the_client_counts(redis_url: str) -> None:
     assert plain["queues"][0]["why"] == "the only slot of gpu-7 is busy"
     assert {"requests", "tokens", "ttft_p95", "latency_p50", "tokens_hour"} <= set(plain["rates"])
     assert "1 run, 3 wait" in said
+    assert all(line == line.rstrip() for line in said.splitlines())
     assert "gpu-7" in said
     assert "answers 1 job with tiny" in said
 
@@ -97,7 +99,8 @@ def _pair() -> Iterator[tuple[int, int]]:
         os.close(slave)
 
 
-async def test_it_is_redrawn_in_a_terminal_until_q(redis_url: str) -> None:
+@pytest.mark.parametrize("by", ["q", "SIGTERM"])
+async def test_it_is_redrawn_in_a_terminal_until_it_is_ended(redis_url: str, by: str) -> None:
     with _pair() as (master, slave):
         before = termios.tcgetattr(slave)
         async with worker(redis_url, "echo://", node="n1"), AsyncClient(redis_url, app="web") as client:
@@ -114,7 +117,10 @@ async def test_it_is_redrawn_in_a_terminal_until_q(redis_url: str) -> None:
                 assert "\x1b[?1049h" in terminal.raw, "it draws on the other screen"
                 await client.submit(chat="hi", model="echo")
                 await wait_until(lambda: "1 done" in terminal.text(), timeout=30, what="the job that is done")
-                terminal.press("q")
+                if by == "q":
+                    terminal.press("q")
+                else:
+                    process.terminate()
                 async with asyncio.timeout(30):
                     assert await process.wait() == 0
             finally:

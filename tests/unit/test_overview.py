@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,8 +78,8 @@ def test_why_jobs_wait(waiting: QueueView, more: dict[str, Any], why: str) -> No
         (facts(dead=3), "jobs.dead", Level.NOTE, ""),
         (facts(server=ServerFacts(persistent=False)), "redis.persistence", Level.WARNING, ""),
         (facts(server=ServerFacts(write_failed=True)), "redis.write", Level.ERROR, ""),
-        (facts(server=ServerFacts(used_bytes=85, most_bytes=100)), "redis.memory", Level.WARNING, ""),
-        (facts(server=ServerFacts(used_bytes=95, most_bytes=100)), "redis.memory", Level.ERROR, ""),
+        (facts(server=ServerFacts(used_bytes=84, most_bytes=100)), "redis.memory", Level.WARNING, ""),
+        (facts(server=ServerFacts(used_bytes=85, most_bytes=100)), "redis.memory", Level.ERROR, ""),
         (facts(groups=(GroupView("g1", "big", GroupState.BROKEN),)), "group.broken", Level.WARNING, "g1"),
     ],
 )
@@ -150,3 +152,14 @@ def test_what_redis_tells_of_itself() -> None:
     info = {"aof_enabled": "0", "rdb_last_bgsave_status": "err", "used_memory": "5", "maxmemory": "9"}
     assert server_facts(info) == ServerFacts("", False, True, 5, 9)
     assert server_facts({"redis_version": "7.2", "valkey_version": "8.1"}) == ServerFacts("8.1")
+
+
+def test_all_who_tell_of_a_full_memory_mean_the_share_at_which_jobs_are_refused() -> None:
+    root = Path(__file__).parents[2]
+    (share,) = re.findall(
+        r"MEMORY_SHARE = ([0-9.]+)", (root / "broker/sollol_broker/lua/_admit.lua").read_text("utf-8")
+    )
+    [alert] = alerts(facts(server=ServerFacts(used_bytes=90, most_bytes=100)))
+    assert f"from {float(share):.0%} on new jobs are refused" in alert.text
+    rules = (root / "compose/prometheus/alerts.yml").read_text("utf-8")
+    assert f"from {100 * float(share):.0f} % on new jobs are refused" in rules

@@ -29,7 +29,10 @@ class Looks:
         self.reads.append((name, dict(params)))
         if self.failing:
             raise BrokerUnavailable("Redis is away")
-        return {"number": len(self.reads)}
+        return {
+            "number": len(self.reads),
+            **({"load": float("nan"), "😀": [float("-inf")]} if name == "odd" else {}),
+        }
 
     def spent(self) -> int:
         return len(self.reads)
@@ -84,6 +87,12 @@ def test_parameters_make_another_look(hub: Hub) -> None:
     kind, text = hub.ask("jobs", (("state", "dead"),))
     assert (kind, json.loads(text)) == ("look", {"number": 1})
     assert looks.reads[0] == ("jobs", {"state": "dead"})
+
+
+def test_a_number_that_json_has_not_blinds_no_browser(hub: Hub) -> None:
+    _, text = hub.ask("odd", ())
+    told = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert told == {"number": 1, "load": "NaN", "😀": ["-Infinity"]}
 
 
 def test_who_asks_a_moment_later_gets_the_same(hub: Hub) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,17 @@ from prometheus_client.core import Metric
 
 from facts_kit import facts, node, queue
 from metrics_kit import HARDWARE, agent, moment, point, read, told
-from sollol_broker.prometheus import MOST_HOSTS, MOST_MODELS, exposition, fabric_families, job_families
+from sollol_broker import prometheus
+from sollol_broker.broker import Broker
+from sollol_broker.prometheus import (
+    MOST_HOSTS,
+    MOST_MODELS,
+    FabricFigures,
+    exposition,
+    fabric_families,
+    job_families,
+)
+from sollol_broker.url import parse
 from sollol_worker_agent.backends import EchoBackend
 from sollol_worker_agent.metrics import WorkerMetrics
 
@@ -90,7 +101,19 @@ def test_labels_are_bounded() -> None:
     assert values["sollol_nodes",] == MOST_HOSTS + 20
 
 
-@pytest.mark.parametrize("name", ['a"} 1\nsollol_evil 1 #', "back\\slash", "<script>"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        'a"} 1\nsollol_evil 1 #',
+        "back\\slash",
+        "\\n\\",
+        "<script>",
+        "模型-😀",
+        "a\r\u2028b",
+        "{le=}",
+        "n" * 200,
+    ],
+)
 def test_a_name_cannot_break_out_of_its_label(name: str) -> None:
     values = _values(job_families({name: {name: point(1)}}))
     assert values["sollol_requests_total", name, name] == 1
@@ -103,3 +126,18 @@ async def test_a_backends_label_shows_no_password() -> None:
     text = exposition(await WorkerMetrics(agent(backend), host="", port=0).families()).decode()
     assert 'backend="echo://gpu.lan:11434"' in text
     assert "canary" not in text
+
+
+async def test_a_redis_that_hangs_is_told_of_before_prometheus_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(prometheus, "_READ_SECONDS", 0.01)
+    broker = Broker(parse("redis://127.0.0.1:1"), name="figures")
+    monkeypatch.setattr(broker.link, "call", never)
+    figures = FabricFigures(broker)
+    async with asyncio.timeout(20):
+        assert _values(await figures.server_families()) == {("sollol_redis_up",): 0}
+        assert _values(await figures.families()) == {("sollol_redis_up",): 0}

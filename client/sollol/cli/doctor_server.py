@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sollol_broker.alerts import FULL_SHARE
 from sollol_broker.words import Durability
 
 from .doctor_facts import Facts, Finding, error, note, ok, warning
 from .doctor_releases import OLDEST_REDIS, server_of
 from .units import count, duration, size
 
-# From this share of maxmemory on the fabric refuses new jobs.
-_FULL_SHARE = 0.85
 _NEARLY_FULL_SHARE = 0.7
 # Without a limit of its own, Redis shares the machine with others.
 _MACHINE_SHARE = 0.75
@@ -247,14 +246,12 @@ def _snapshots(save: str | None) -> Finding:
 
 def _headroom(used: int, limit: int) -> Finding:
     found = f"{size(used)} of {size(limit)} used ({used / limit:.0%})"
-    if used >= limit * _FULL_SHARE:
+    if used >= limit * FULL_SHARE:
         return error(
             "memory.room",
             f"{found}: new jobs are refused",
             "raise maxmemory, or wait until jobs are done and their answers expire",
         )
     if used >= limit * _NEARLY_FULL_SHARE:
-        return warning(
-            "memory.room", f"{found}: at {_FULL_SHARE:.0%} new jobs are refused", "raise maxmemory"
-        )
-    return ok("memory.room", f"{found}; at {_FULL_SHARE:.0%} new jobs are refused")
+        return warning("memory.room", f"{found}: at {FULL_SHARE:.0%} new jobs are refused", "raise maxmemory")
+    return ok("memory.room", f"{found}; at {FULL_SHARE:.0%} new jobs are refused")

@@ -24,6 +24,7 @@ _NOTHING = (
     "Nothing has been said yet. Workers, gateways and coordinators tell here of errors, of warnings, and of one in ten "
     "of the rest; `sollol logs -f` waits for it."
 )
+_NOTHING_LIKE_IT = "No line of the log is like that: without --level, --node and --app there may be some."
 
 
 @click.command()
@@ -55,7 +56,8 @@ async def _show(
             show(line)
         if not follow:
             if not lines and show is _as_line and limit:
-                output.aside(_NOTHING)
+                is_whole = level == Level.INFO.word and not node and not app
+                output.aside(_NOTHING if is_whole else _NOTHING_LIKE_IT)
             return
         after = lines[-1].id if lines else ""
         async for line in client.follow_logs(level=level, node=node, app=app, after=after):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Literal
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -64,6 +64,14 @@ def print_lines(rows: Sequence[Sequence[str | Cell]]) -> None:
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
     shown.print(table)
+
+
+def print_plain(picture: RenderableType) -> None:
+    """What a terminal would show, for a file or a pipe: no line is filled up with spaces."""
+    shown = console()
+    with shown.capture() as told:
+        shown.print(picture)
+    click.echo("\n".join(line.rstrip() for line in told.get().splitlines()))
 
 
 def say(text: str) -> None:

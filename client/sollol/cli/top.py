@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -45,7 +46,11 @@ def top(url: str, as_json: bool, interval: float, once: bool) -> None:
         if as_json:
             output.print_json(look.as_dict())
         else:
-            console.print(draw(look.told, look.rates, width=console.width, height=None))
+            picture = draw(look.told, look.rates, width=console.width, height=None)
+            if console.is_terminal:
+                console.print(picture)
+            else:
+                output.print_plain(picture)
         return
     asyncio.run(_watch(url, interval))
 
@@ -179,12 +184,15 @@ def _keys(ended: asyncio.Event) -> Iterator[None]:
             ended.set()
 
     loop = asyncio.get_running_loop()
+    # As q does, so that the terminal is left as it was.
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
     tty.setcbreak(keyboard)
     loop.add_reader(keyboard, on_key)
     try:
         yield
     finally:
         loop.remove_reader(keyboard)
+        loop.remove_signal_handler(signal.SIGTERM)
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
 

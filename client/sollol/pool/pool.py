@@ -24,7 +24,7 @@ from . import many
 from .address import DEFAULT_PORT, NodeAddress, node_addresses
 from .calls import Call, ChunkStream
 from .embedded import EmbeddedFabric, Fabrics
-from .settings import PoolSettings, as_hedge, as_strategy, warn_of_replaced
+from .settings import PoolSettings, app_name_of, as_hedge, as_strategy, warn_of_replaced
 from .tally import Tally
 
 Messages = str | Sequence[Mapping[str, Any]]
@@ -54,7 +54,7 @@ class OllamaPool:
         nodes: [{"host", "port", "priority"}, …] or "host:port"; None = OLLAMA_HOST, OLLAMA_NODES and this machine's.
         enable_hedging: True, or a HedgingStrategy: a second node may start a job when the first is late.
         max_queue_size: requests of this pool under way at most; one more gets QueueFull.
-        app_name: as the fabric shows this application; None = $SOLLOL_APP_NAME, else "default".
+        app_name: as the fabric shows this application, with dashes for spaces; None = $SOLLOL_APP_NAME, else "default".
         enable_cache, cache_max_size, cache_ttl: as for `Client`: equal requests share one answer where that is safe.
         exclude_localhost, discover_all_nodes: when `nodes` is None, see `discover_ollama_nodes`.
         redis_url: the fabric's Redis. metadata: shown beside the application's name.
@@ -86,7 +86,7 @@ class OllamaPool:
     ) -> None:
         warn_of_replaced(old, "OllamaPool")
         self.settings = PoolSettings(
-            app_name=app_name or os.environ.get("SOLLOL_APP_NAME") or "default",
+            app_name=app_name_of(app_name or os.environ.get("SOLLOL_APP_NAME") or "default"),
             hedge=as_hedge(enable_hedging),
             max_queue_size=max_queue_size,
             routing_strategy=as_strategy(routing_strategy, intelligent=enable_intelligent_routing),

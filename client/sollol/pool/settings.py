@@ -60,6 +60,11 @@ class PoolSettings:
             )
 
 
+def app_name_of(name: str) -> str:
+    """An application's name as the fabric has it: those of earlier releases may have spaces."""
+    return "-".join(name.split()) if isinstance(name, str) else name
+
+
 def as_hedge(given: bool | HedgingStrategy) -> bool | None:
     """True = a late job may run twice; False leaves it to the fabric's policy."""
     return True if given else None

@@ -244,4 +244,12 @@ def _words(text: str, status: int = 503) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str).encode(errors="replace")
+    try:
+        text = _dumped(value)
+    except ValueError:  # a number that JSON has not, such as NaN: no browser would read any of it
+        text = _dumped(json.loads(json.dumps(value, default=str), parse_constant=lambda name: name))
+    return text.encode(errors="replace")
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
