@@ -1,12 +1,17 @@
-"""What the monitoring page costs Redis with 20 browsers open; and 1,000 nodes with 100,000 waiting jobs on it.
+"""The monitoring page over a small fabric, and over 1,000 nodes with 100,000 waiting jobs.
 
-python -m benchmarks.page
+What it costs Redis with 20 browsers open; when a real browser has painted it, how long an update holds a tab up, and
+whether tab and page stay of one size.
+
+python -m benchmarks.page [--minutes 3] [--only-browser]
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -26,7 +31,10 @@ from sollol_broker.embedded import EmbeddedBroker
 from sollol_broker.fair_order import head_start_ms
 from sollol_broker.names import key_part
 
-_TTL_MS = 600_000
+from .page_browser import MISSING, MOST_PAINT_MS, MOST_TASK_MS, Weight, chromium, look, weigh
+
+_TTL_MS = 3_600_000
+_ADVERT_SECONDS = 4.0
 _SECONDS = 20.0
 _BROWSERS = 20
 _MODELS = ("llama3.1:8b", "qwen2.5:14b", "mistral-small", "nomic-embed", "gemma2:9b")
@@ -59,8 +67,11 @@ _HARDWARE = {
 }
 
 
-async def _node(broker: Broker, number: int) -> None:
-    """A node with a worker of four slots, as a real one advertises itself."""
+async def _node(broker: Broker, number: int, turn: int = 0) -> None:
+    """A node with a worker of four slots, as a real one advertises itself; its figures differ from turn to turn."""
+    swing = (number + turn) % 7
+    gpu = {**_GPU, "memory_used_mib": 18_000 + 100 * swing, "utilisation_percent": 80 + swing}
+    hardware = {**_HARDWARE, "gpus": [gpu], "cpu_percent": 20.0 + swing, "load_1m": 3.0 + swing / 10}
     share = share_of(load_ms=0, prompt_ms=1, output_ms=10)
     told = {
         **{"kinds": ["chat", "generate"], "size_bytes": 5_000_000_000, "context_tokens": 8192, "listing": {}},
@@ -76,9 +87,31 @@ async def _node(broker: Broker, number: int) -> None:
         f"node-{number:04}",
         ttl_ms=_TTL_MS,
         worker_fields={"state": "up", "slots": "4", "busy": "4", "backends": json.dumps([backend])},
-        node_fields={"host": f"host-{number}", "os": "Linux", "hardware": json.dumps(_HARDWARE)},
+        node_fields={"host": f"host-{number}", "os": "Linux", "hardware": json.dumps(hardware)},
         models=dict.fromkeys(_MODELS, share),
     )
+
+
+@asynccontextmanager
+async def _living(broker: Broker, nodes: int) -> AsyncIterator[None]:
+    """All nodes advertise themselves every few seconds, as workers do."""
+
+    async def live() -> None:
+        for turn in itertools.count(1):
+            began = time.monotonic()
+            for number in range(nodes):
+                await _node(broker, number, turn)
+                if number % 20 == 19:
+                    due = began + _ADVERT_SECONDS * number / nodes
+                    await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await asyncio.sleep(max(0.0, began + _ADVERT_SECONDS - time.monotonic()))
+
+    task = asyncio.create_task(live())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _submit(broker: Broker, first: int, count: int) -> None:
@@ -140,6 +173,9 @@ async def _watch(http: httpx.AsyncClient, path: str, news: list[float]) -> None:
 
 async def _browse(broker: Broker, http: httpx.AsyncClient, paths: Sequence[str]) -> tuple[float, float]:
     """Commands a second that Redis gets while so many browsers look, and the news of the first in a minute."""
+    before, began = await _commands(broker), time.monotonic()
+    await asyncio.sleep(2 * _ADVERT_SECONDS)
+    alone = (await _commands(broker) - before) / (time.monotonic() - began)
     news: list[list[float]] = [[] for _ in paths]
     tasks = [asyncio.create_task(_watch(http, path, each)) for path, each in zip(paths, news, strict=True)]
     await asyncio.sleep(5)
@@ -150,7 +186,7 @@ async def _browse(broker: Broker, http: httpx.AsyncClient, paths: Sequence[str])
         task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.gather(*tasks, return_exceptions=True)
-    return spent / seconds, 60 * sum(at > began for at in news[0]) / seconds
+    return spent / seconds - alone, 60 * sum(at > began for at in news[0]) / seconds
 
 
 async def _commands(broker: Broker) -> int:
@@ -165,7 +201,7 @@ async def _first(http: httpx.AsyncClient, path: str) -> tuple[float, int]:
     return time.monotonic() - began, len(answer.content)
 
 
-async def _measure(nodes: int, jobs: int, folder: Path) -> None:
+async def _measure(nodes: int, jobs: int, folder: Path, minutes: float, only_browser: bool) -> None:
     with EmbeddedBroker(appendonly=False) as server:
         broker = Broker(parse_url(server.url), name="benchmark")
         await broker.open()
@@ -173,24 +209,67 @@ async def _measure(nodes: int, jobs: int, folder: Path) -> None:
             await _node(broker, number)
         await _submit(broker, 0, jobs)
         await _claim(broker, nodes)
-        async with _page(server.url, folder / f"{nodes}.log") as (http, process):
-            print(f"\n{nodes:,} nodes, {4 * nodes:,} running and {jobs - 4 * nodes:,} waiting jobs")
-            for name, path in (("shell", "/"), ("overview", "/api/overview"), ("nodes", "/api/nodes?page=2"),
-                               ("jobs", "/api/jobs?state=waiting"), ("jobs, by app", "/api/jobs?app=app-3"),
-                               ("one job", "/api/job?id=j000007")):  # fmt: skip
-                seconds, size = await _first(http, path)
-                print(f"  first answer, {name:14} {1000 * seconds:6.0f} ms, {size / 1024:7.0f} KiB")
-            print(f"  memory of the page            {process.memory_info().rss / 2**20:6.0f} MiB")
-            for what, paths in (
-                (f"{_BROWSERS} browsers, one view", ["/live/overview"] * _BROWSERS),
-                (f"{_BROWSERS} browsers, all views", [*_ALL, *["/live/overview"] * (_BROWSERS - len(_ALL))]),
-            ):
-                rate, news = await _browse(broker, http, paths)
-                print(f"  {what:29} {rate:6.1f} commands/s at Redis; news {news:.0f} times a minute")
-            print(f"  memory of the page            {process.memory_info().rss / 2**20:6.0f} MiB")
+        async with (
+            _living(broker, nodes),
+            _page(server.url, folder / f"{nodes}.log") as (http, process),
+        ):
+            print(
+                f"\n{nodes:,} nodes, {4 * nodes:,} running and {jobs - 4 * nodes:,} waiting jobs", flush=True
+            )
+            if not only_browser:
+                await _over_http(broker, http, process)
+            await _in_browser(str(http.base_url), process, minutes)
         await broker.close()
 
 
+async def _over_http(broker: Broker, http: httpx.AsyncClient, process: psutil.Process) -> None:
+    """What programs get, and what that costs."""
+    for name, path in (("shell", "/"), ("overview", "/api/overview"), ("nodes", "/api/nodes?page=2"),
+                       ("jobs", "/api/jobs?state=waiting"), ("jobs, by app", "/api/jobs?app=app-3"),
+                       ("one job", "/api/job?id=j000007")):  # fmt: skip
+        seconds, size = await _first(http, path)
+        print(f"  first answer, {name:14} {1000 * seconds:6.0f} ms, {size / 1024:7.0f} KiB")
+    print(f"  memory of the page            {process.memory_info().rss / 2**20:6.0f} MiB")
+    for what, paths in (
+        (f"{_BROWSERS} browsers, one view", ["/live/overview"] * _BROWSERS),
+        (f"{_BROWSERS} browsers, all views", [*_ALL, *["/live/overview"] * (_BROWSERS - len(_ALL))]),
+    ):
+        rate, news = await _browse(broker, http, paths)
+        print(f"  {what:29} {rate:6.1f} commands/s at Redis; news {news:.0f} times a minute")
+    print(f"  memory of the page            {process.memory_info().rss / 2**20:6.0f} MiB", flush=True)
+
+
+async def _in_browser(base: str, process: psutil.Process, minutes: float) -> None:
+    """What a person gets."""
+    async with chromium() as browser:
+        if browser is None:
+            print(f"  {MISSING}")
+            return
+        print("  in Chromium        text   data  longest task    updates  elements    heap")
+        print("                       ms     ms  first  update    in 15 s               MiB", flush=True)
+        async for seen in look(browser, base, _SEEN):
+            aim = (
+                "" if seen.is_quick else f"  above {MOST_PAINT_MS:.0f} ms, or {MOST_TASK_MS:.0f} ms an update"
+            )
+            print(
+                f"  {seen.path:16} {seen.contentful_ms:6.0f} {seen.painted_ms:6.0f} {seen.first_task_ms:6.0f} "
+                f"{seen.update_task_ms:7.0f} {seen.updates:10} {seen.elements:9,} {seen.heap_mib:7.1f}{aim}",
+                flush=True,
+            )
+        if minutes:
+            print("  one tab on /, left open: seconds, updates, elements, DOM nodes, heap MiB, page MiB")
+            await weigh(browser, base, "/", minutes, _say, process)
+
+
+def _say(told: Weight) -> None:
+    print(
+        f"    {told.seconds:5.0f} {told.updates:5} {told.elements:8,} {told.nodes:8,} {told.heap_mib:7.1f} "
+        f"{told.page_mib:7.0f}",
+        flush=True,
+    )
+
+
+_SEEN = ("/", "/nodes", "/jobs", "/node?name=node-0001")
 _ALL = [
     *("/live/overview", "/live/nodes", "/live/nodes?state=busy", "/live/node?name=node-0001", "/live/jobs"),
     *("/live/jobs?state=running", "/live/jobs?state=waiting", "/live/jobs?app=app-3", "/live/job?id=j000001"),
@@ -200,9 +279,15 @@ _ALL = [
 
 def main() -> None:
     """Measure, and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
+    parser.add_argument(
+        "--minutes", type=float, default=3.0, help="for which a tab is left open; 0 = not at all"
+    )
+    parser.add_argument("--only-browser", action="store_true", help="not what programs get")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(_measure(5, 100, Path(folder)))
-        asyncio.run(_measure(1000, 104_000, Path(folder)))
+        asyncio.run(_measure(5, 100, Path(folder), 0, given.only_browser))
+        asyncio.run(_measure(1000, 104_000, Path(folder), given.minutes, given.only_browser))
 
 
 if __name__ == "__main__":

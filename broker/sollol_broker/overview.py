@@ -3,12 +3,14 @@
     overview(facts)["nodes"][0]["doing"]   # "answers 2 jobs" - what every machine does
     overview(facts)["queues"][0]["why"]    # "all 4 slots of gpu1 and gpu2 are busy" - what waits, and why
 
-What is as large as the fabric is cut: `most_nodes` cards, those first that need a look.
+What is as large as the fabric is cut: at most MOST_NODES cards, those first that need a look; where there are more
+nodes, SOME_NODES of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .alerts import QUEUE_SECONDS, SILENT_SECONDS, alerts
@@ -19,12 +21,23 @@ from .registry import JobView, NodeView, QueueView, WorkerView
 from .version import VERSION
 from .words import JobState
 
-MOST_NODES = 48
+# All cards of a small fabric. Of a large one nobody reads so many: a few, and where all of them are.
+MOST_NODES, SOME_NODES = 48, 24
 MOST_QUEUES = 50
 _MOST_MODELS = 12
 _MOST_RUNNING = 6
 # In this order nodes are shown: what is wrong first, then what works, which changes too often to be sorted by.
 _ORDER = {"gone": 0, "silent": 0, "down": 1, "draining": 2, "cordoned": 3, "busy": 4, "idle": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A node in its place on the page. Its card is made when it is shown: of a thousand nodes few are."""
+
+    name: str
+    state: str
+    models: frozenset[str]
+    card: Callable[[], dict[str, Any]]
 
 
 def overview(
@@ -34,7 +47,8 @@ def overview(
 
     `cells` names all nodes with their states, those too that have no card.
     """
-    cards = node_cards(facts)
+    all = machines(facts)
+    shown = all if len(all) <= most_nodes else all[: min(most_nodes, SOME_NODES)]
     return {
         "at": round(facts.now, 3),
         "version": VERSION,
@@ -42,9 +56,9 @@ def overview(
         "totals": totals(facts),
         "alerts": [alert.as_dict() for alert in alerts(facts, queue_seconds=queue_seconds)],
         "queue_seconds": queue_seconds,
-        "nodes": cards[:most_nodes],
-        "nodes_in_all": len(cards),
-        "cells": [[card["name"], card["state"]] for card in sorted(cards, key=lambda card: card["name"])],
+        "nodes": [machine.card() for machine in shown],
+        "nodes_in_all": len(all),
+        "cells": [[each.name, each.state] for each in sorted(all, key=lambda each: each.name)],
         "queues": [queue_row(queue, facts) for queue in facts.queues[:MOST_QUEUES]],
         "queues_in_all": len(facts.queues),
         "leader": facts.leader,
@@ -98,17 +112,27 @@ def totals(facts: Facts) -> dict[str, Any]:
     }
 
 
-def node_cards(facts: Facts) -> list[dict[str, Any]]:
-    """A card for each node, those that vanished too; what is wrong first, then what works, then by name."""
+def machines(facts: Facts) -> list[Machine]:
+    """All nodes, those that vanished too; what is wrong first, then what works, then by name."""
     running: dict[str, list[JobView]] = {}
     for job in facts.running:
         running.setdefault(job.node, []).append(job)
     groups = {name: group for group in facts.groups for name, _ in group.parts}
-    cards = [
-        node_card(node, running.get(node.name, []), groups.get(node.name), facts.now) for node in facts.nodes
-    ]
-    cards += [_gone_card(gone, facts.now) for gone in facts.vanished]
-    return sorted(cards, key=lambda card: (_ORDER[card["state"]], card["name"]))
+
+    def live(node: NodeView) -> Machine:
+        state, _ = _state(node, sum(worker.busy for worker in node.workers))
+        models = frozenset(name for worker in node.workers for name in worker.models)
+
+        def card() -> dict[str, Any]:
+            return node_card(node, running.get(node.name, []), groups.get(node.name), facts.now)
+
+        return Machine(node.name, state, models, card)
+
+    def gone(each: Gone) -> Machine:
+        return Machine(each.node, "gone", frozenset(), lambda: _gone_card(each, facts.now))
+
+    found = [*(live(node) for node in facts.nodes), *(gone(each) for each in facts.vanished)]
+    return sorted(found, key=lambda each: (_ORDER[each.state], each.name))
 
 
 def node_card(node: NodeView, jobs: Sequence[JobView], group: GroupView | None, now: float) -> dict[str, Any]:
@@ -307,4 +331,4 @@ def _named(names: Sequence[str]) -> str:
     return " and ".join([", ".join(some[:-1]), some[-1]]) if len(some) > 1 else "".join(some)
 
 
-__all__ = ["MOST_NODES", "node_card", "node_cards", "overview", "queue_row", "totals", "why_waits"]
+__all__ = ["MOST_NODES", "Machine", "machines", "node_card", "overview", "queue_row", "totals", "why_waits"]

@@ -380,7 +380,7 @@ class Registry:
         return await self._broker.link.call(*command)
 
     async def _each(self, command: str, keys: list[str], *arguments: object) -> list[Any]:
-        return await asyncio.gather(*(self._call(command, key, *arguments) for key in keys))
+        return await self._broker.link.calls([(command, key, *arguments) for key in keys])
 
     async def _hashes(self, keys: list[str]) -> list[dict[str, str]]:
         return [texts(flat) for flat in await self._each("HGETALL", keys)]

@@ -332,7 +332,8 @@ async def test_a_connection_lost_while_the_functions_are_loaded(tmp_path: Path) 
         assert loads == []
 
 
-async def test_all_who_wait_are_served_again_after_a_lost_connection(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_one", [False, True])
+async def test_all_who_wait_are_served_again_after_a_lost_connection(tmp_path: Path, in_one: bool) -> None:
     seen: set[bytes] = set()
 
     def answer(command: list[bytes]) -> bytes:
@@ -344,7 +345,11 @@ async def test_all_who_wait_are_served_again_after_a_lost_connection(tmp_path: P
         return _bulk(command[1].decode())
 
     async with _fake(tmp_path / "s", answer) as fake, _broker(fake.url) as broker:
-        replies = await asyncio.gather(*(broker.link.call("ECHO", number) for number in range(100)))
+        if in_one:
+            await broker.link.call("PING")
+            replies = await broker.link.calls([("ECHO", number) for number in range(100)])
+        else:
+            replies = await asyncio.gather(*(broker.link.call("ECHO", number) for number in range(100)))
         assert replies == [str(number).encode() for number in range(100)]
         assert fake.connections == 2
 

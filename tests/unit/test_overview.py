@@ -15,7 +15,7 @@ from sollol_broker.controls import Controls
 from sollol_broker.facts import Facts, Gone, ServerFacts
 from sollol_broker.facts_reader import server_facts
 from sollol_broker.groups import GroupState, GroupView
-from sollol_broker.overview import headline, node_cards, overview, totals, why_waits
+from sollol_broker.overview import headline, machines, overview, totals, why_waits
 from sollol_broker.registry import NodeView, QueueView
 
 _GONE = Gone("gpu2.1", "gpu2", NOW - 20)
@@ -42,7 +42,8 @@ _GROUP = GroupView("g1", "big", GroupState.LOADING, "gpu1", (("gpu1", "gpu1.1"),
     ],
 )  # fmt: skip
 def test_what_a_node_does(machine: NodeView, more: dict[str, Any], state: str, doing: str) -> None:
-    [card] = node_cards(facts(nodes=(machine,), **more))
+    [found] = machines(facts(nodes=(machine,), **more))
+    card = found.card()
     assert (card["state"], card["doing"]) == (state, doing)
 
 

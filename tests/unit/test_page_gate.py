@@ -53,6 +53,9 @@ class Looks:
 
 
 class Readers:
+    def expect(self, name: str, params: object) -> None:
+        assert name
+
     def ask(self, name: str, params: object) -> tuple[str, bytes]:
         return "look", b'{"secret":"what lies in Redis"}'
 

@@ -82,6 +82,16 @@ def test_nobody_looks_and_nothing_is_read(looks: Looks, hub: Hub) -> None:
     assert len([name for name, _ in looks.reads if name == "overview"]) == reads
 
 
+def test_what_is_expected_is_read_before_anybody_follows_it_and_once(hub: Hub) -> None:
+    looks = hub.looks = Looks(seconds=600)
+    hub.expect("overview", ())
+    hub.ask("other", ())  # the reader has come to this after what was expected
+    assert [name for name, _ in looks.reads] == ["overview", "other"]
+    hub.expect("overview", ())
+    hub.ask("third", ())
+    assert [name for name, _ in looks.reads] == ["overview", "other", "third"]
+
+
 def test_parameters_make_another_look(hub: Hub) -> None:
     looks = hub.looks = Looks(seconds=600)
     kind, text = hub.ask("jobs", (("state", "dead"),))

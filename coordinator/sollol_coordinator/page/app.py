@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -85,8 +86,16 @@ def build(
             "rq": f"{rq_pages.PLACE}/" if rq_url is not None else "",
         }
 
+    def shell(look: str, title: str) -> Callable[[], str]:
+        def page() -> str:
+            with contextlib.suppress(SollolError):  # whatever it is, who follows the look is told
+                hub.expect(look, looks.params(look, request.args))
+            return render_template("page.html", look=look, title=title)
+
+        return page
+
     for path, look, title in PAGES:
-        app.add_url_rule(path, look, _shell(look, title or look.capitalize()))
+        app.add_url_rule(path, look, shell(look, title or look.capitalize()))
 
     @app.get("/live/<name>")
     def live(name: str) -> AnyResponse:
@@ -172,13 +181,6 @@ def build(
         return refusal(error.code or 500, error.description or error.name)
 
     return app
-
-
-def _shell(look: str, title: str) -> Callable[[], str]:
-    def page() -> str:
-        return render_template("page.html", look=look, title=title)
-
-    return page
 
 
 def _status(error: SollolError) -> int:

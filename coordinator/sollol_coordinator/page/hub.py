@@ -55,7 +55,7 @@ class Topic:
 
     Attributes:
         text: the last answer as JSON; error: why there is no newer one. version: counts both.
-        used_at: when somebody asked last. due: when it is read again.
+        used_at: when somebody asked last. due: when it is read again. is_expected: somebody is about to follow it.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Topic:
     used_at: float = 0.0
     read_at: float = 0.0
     due: float = 0.0
+    is_expected: bool = False
 
 
 @dataclass(slots=True)
@@ -122,6 +123,17 @@ class Hub:
             self.is_closed = True
             self.changed.notify_all()
         self.portal.run(self._stop())
+
+    def expect(self, name: str, params: Params) -> None:
+        """Somebody is about to follow a look: it is read while their browser still fetches the scripts.
+
+        Raises:
+            TooMany
+        """
+        topic = self._topic(name, params)
+        with self.changed:
+            topic.is_expected = _is_long_ago(topic, time.monotonic())
+        self.portal.soon(self._wake.set)
 
     @contextlib.contextmanager
     def follow(self, name: str, params: Params) -> Iterator[Following]:
@@ -200,10 +212,10 @@ class Hub:
         2. Else the one that is due first, once the reads before it are paid for.
         """
         with self.changed:
-            followed = [topic for topic in self._topics.values() if topic.followers]
+            followed = [each for each in self._topics.values() if each.followers or each.is_expected]
             self._forget(now)
         for topic in followed:  # 1
-            if not topic.read_at or now - topic.read_at > 3 * LONGEST_SECONDS:
+            if _is_long_ago(topic, now):
                 return topic, 0.0
         if not followed:
             return None, _KEPT_SECONDS
@@ -230,8 +242,13 @@ class Hub:
             if text != topic.text or error != topic.error:
                 topic.text, topic.error = text or topic.text, error
                 topic.version += 1
-            topic.read_at, topic.due = now, now + pause
+            topic.read_at, topic.due, topic.is_expected = now, now + pause, False
             self.changed.notify_all()
+
+
+def _is_long_ago(topic: Topic, now: float) -> bool:
+    """Whether it has never been read, or not for so long that nobody should be shown it."""
+    return not topic.read_at or now - topic.read_at > 3 * LONGEST_SECONDS
 
 
 def free_again(free_at: float, began: float, cost: int) -> float:

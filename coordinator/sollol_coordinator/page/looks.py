@@ -18,7 +18,7 @@ from sollol_broker.facts import Facts
 from sollol_broker.facts_reader import FactsReader
 from sollol_broker.job_lists import JobLists, Wanted
 from sollol_broker.log_entry import Level, LogFilter
-from sollol_broker.overview import node_cards, overview
+from sollol_broker.overview import Machine, machines, overview
 from sollol_broker.prometheus import FabricFigures
 from sollol_broker.registry import JobView, NodeView, Registry, WorkerView
 
@@ -29,9 +29,9 @@ from .pasts import Pasts
 from .prompts import read_prompt
 
 Look = Callable[[Mapping[str, str]], Awaitable[dict[str, Any]]]
-_NODES_A_PAGE = 60
+_NODES_A_PAGE = 48
 _JOBS_A_PAGE = 50
-# The facts of one moment serve all looks for so long, and twenty times as long as it took to read them.
+# The facts of one moment serve all looks for so long.
 _FACTS_SECONDS = 1.5
 _MOST_PARAM = 250
 _MOST_BATCHES = 30
@@ -133,21 +133,21 @@ class PageLooks:
     async def nodes(self, params: Mapping[str, str]) -> dict[str, Any]:
         """All nodes, page by page; `q`: part of a name or model, `state`."""
         facts = await self._now()
-        cards = node_cards(facts)
+        all = machines(facts)
         words, state = params.get("q", "").lower(), params.get("state", "")
         found = [
-            card
-            for card in cards
-            if (not state or card["state"] == state) and (not words or _mentions(card, words))
+            each
+            for each in all
+            if (not state or each.state == state) and (not words or _mentions(each, words))
         ]
         pages = max(1, -(-len(found) // _NODES_A_PAGE))
         page = min(pages, max(1, _whole(params.get("page", "1"), "page")))
         first = (page - 1) * _NODES_A_PAGE
         return {
             "at": facts.now,
-            "nodes": found[first : first + _NODES_A_PAGE],
+            "nodes": [each.card() for each in found[first : first + _NODES_A_PAGE]],
             "found": len(found),
-            "nodes_in_all": len(cards),
+            "nodes_in_all": len(all),
             "page": page,
             "pages": pages,
         }
@@ -155,10 +155,11 @@ class PageLooks:
     async def node(self, params: Mapping[str, str]) -> dict[str, Any]:
         """One node with its workers, backends and models."""
         name, facts = params.get("name", ""), await self._now()
-        card = next((each for each in node_cards(facts) if each["name"] == name), None)
+        machine = next((each for each in machines(facts) if each.name == name), None)
         node = next((each for each in facts.nodes if each.name == name), None)
-        if card is None:
+        if machine is None:
             return {"at": facts.now, "missing": True, "name": name}
+        card = machine.card()
         if node is None:
             return {"at": facts.now, **card}
         return {"at": facts.now, **card, **_more_of(node), "history": await self._pasts.node(name)}
@@ -351,8 +352,8 @@ def _agent(worker: WorkerView) -> dict[str, Any]:
     }
 
 
-def _mentions(card: Mapping[str, Any], words: str) -> bool:
-    return words in card["name"].lower() or any(words in model["name"].lower() for model in card["models"])
+def _mentions(machine: Machine, words: str) -> bool:
+    return words in machine.name.lower() or any(words in model.lower() for model in machine.models)
 
 
 def _whole(text: str, field: str) -> int:

@@ -4,25 +4,13 @@ import { show, h } from "./dom.js";
 import { listen } from "./actions.js";
 import { Live } from "./live.js";
 import { listenToPlots } from "./plot.js";
-import * as overview from "./views/overview.js";
-import * as nodes from "./views/nodes.js";
-import * as node from "./views/node.js";
-import * as jobs from "./views/jobs.js";
-import * as job from "./views/job.js";
-import * as groups from "./views/groups.js";
-import * as batches from "./views/batches.js";
-import * as apps from "./views/apps.js";
-import * as log from "./views/log.js";
-import * as control from "./views/control.js";
-
-const VIEWS = { overview, nodes, node, jobs, job, groups, batches, apps, log, control };
 const STATES = {
   waiting: "connecting", live: "live", asking: "every 5 s", trouble: "Redis is away", lost: "page is away", paused: "paused",
 };
 
 const main = document.getElementById("view");
 const look = main.dataset.look;
-const view = VIEWS[look];
+const view = await import(`./views/${look}.js`);
 const trouble = h("div", { class: "trouble", role: "alert", hidden: true });
 const body = h("div", { class: `view ${look}` });
 const badge = document.getElementById("live");
