@@ -451,11 +451,23 @@ class Broker:
         return int(await self._call("emit", *lease.arguments(), seq, sealed, *noted))
 
     async def fail(
-        self, lease: Lease, error: bytes, *, retry: bool, most_errors: int, backoff_ms: int
+        self,
+        lease: Lease,
+        error: bytes,
+        *,
+        retry: bool,
+        most_errors: int,
+        backoff_ms: int,
+        only_elsewhere: bool = False,
     ) -> str:
-        """Report that the attempt failed: "retry", "end", or "stale" when the job is no longer ours."""
+        """Report that the attempt failed: "retry", "end", or "stale" when the job is no longer ours.
+
+        Args:
+            only_elsewhere: this node can never do it, so it is tried again only where another serves the model.
+        """
         sealed = self._closed(lease, error, "end")
-        reply = await self._call("fail", *lease.arguments(), sealed, int(retry), most_errors, backoff_ms)
+        how = 0 if not retry else 2 if only_elsewhere else 1
+        reply = await self._call("fail", *lease.arguments(), sealed, how, most_errors, backoff_ms)
         return str(_text(reply))
 
     async def release(self, lease: Lease) -> bool:

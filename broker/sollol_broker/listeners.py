@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from .errors import SollolError
 from .url import is_loopback
 
 
@@ -50,6 +52,22 @@ def open_to(url: str) -> tuple[str, ...]:
     return tuple(
         each.address for each in listeners() or () if each.port == port and not is_loopback(each.address)
     )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 = a free one.
+
+    Raises:
+        SollolError: nothing can listen there; the text says why, and what to do.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+        raise SollolError(
+            f"port {port} of {host} cannot be listened on ({why}): choose another with --port, or end who has it"
+        ) from error
 
 
 def own_addresses() -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from .quiet_start import dying_quietly
+
 __all__ = ["coordinator", "dashboard", "gateway", "worker"]
 
 
@@ -25,15 +27,16 @@ def coordinator() -> None:
 
 def dashboard() -> None:
     """`sollol-dashboard`."""
-    _run("sollol_coordinator.page.cli", command="sollol-dashboard", extra="coordinator")
+    _run("sollol_coordinator.page.cli", command="sollol-dashboard", extra="page")
 
 
 def _run(module: str, *, command: str, extra: str) -> None:
     try:
-        main = import_module(module).main
+        with dying_quietly():
+            main = import_module(module).main
+        main()  # it imports more, when that is needed
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("sollol"):
             raise  # not an extra that is missing, but a part of ours
         sys.stderr.write(f"error: {command} needs {error.name}: pip install 'sollol[{extra}]'\n")
         raise SystemExit(1) from None
-    main()

@@ -95,7 +95,7 @@ def _start(port: int, binary: LlamaBinary) -> int:
 
 def _drop(port: int) -> None:
     server = _started.pop(port)
-    run_apart(server.stop())
+    server.end()  # plainly: at the end of a program no thread is to be had
     shutil.rmtree(server.log.parent, ignore_errors=True)
 
 

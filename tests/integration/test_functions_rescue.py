@@ -61,6 +61,18 @@ async def test_the_better_node_is_woken_and_not_the_one_that_failed(fabric: Fabr
     assert (await fabric.bells("w1"), await fabric.bells("w2")) == (0, 1)
 
 
+async def test_what_a_node_cannot_do_is_tried_on_the_others_and_nowhere_twice(fabric: Fabric) -> None:
+    async def cannot(lease: Lease) -> str:
+        return await fabric.broker.fail(
+            lease, b"error", retry=True, only_elsewhere=True, most_errors=9, backoff_ms=20_000
+        )
+
+    await fabric.worker("w2")
+    assert await cannot(await _running(fabric)) == "retry"
+    assert await cannot((await fabric.claim_one("w2")).lease) == "end"
+    assert await _ends(fabric) == [("j1", "failed", "error")]
+
+
 async def test_a_job_with_nowhere_else_to_go_waits_out_the_backoff(fabric: Fabric) -> None:
     lease = await _running(fabric)
     assert await _fail(fabric, lease) == "retry"

@@ -23,6 +23,7 @@ from sollol_worker_agent.backends import (
     Timeouts,
     connect,
 )
+from sollol_worker_agent.health import is_backends_fault
 from waiting import wait_until
 
 T = Timeouts(connect=2.0, first_token=30.0, between_tokens=30.0, total=60.0)
@@ -206,6 +207,27 @@ async def test_embed(toy_embed_server: str) -> None:
     assert len(short.vectors[0]) == 8
     assert list(none.vectors) == []
     assert both.fields["prompt_eval_count"] > 0
+
+
+async def test_texts_that_are_too_long_are_cut_as_by_ollama(toy_embed_server: str) -> None:
+    long = "the cat " * 5_000
+    async with llama(toy_embed_server) as backend:
+        cut = await backend.embed("toy-embed", {"input": [long, "a dog", long + "and a dog"]}, T)
+        whole_one = await backend.embed("toy-embed", {"input": "a dog"}, T)
+        with pytest.raises(BackendError, match=r"too large|exceeds") as refused:
+            await backend.embed("toy-embed", {"input": long, "truncate": False}, T)
+    assert cut.vectors[0] == pytest.approx(cut.vectors[2], abs=1e-4)
+    assert cut.vectors[1] == pytest.approx(whole_one.vectors[0], abs=1e-4)
+    assert (refused.value.status, refused.value.retryable) == (400, False)
+
+
+async def test_a_server_without_eyes_leaves_pictures_to_others(toy_llama_server: str) -> None:
+    seen = [{"role": "user", "content": "What is this?", "images": [b"a picture"]}]
+    async with llama(toy_llama_server) as backend:
+        error = await failure(backend.chat("toy", {"messages": seen}, T))
+    assert (error.status, error.retryable) == (400, True)
+    assert "image input is not supported" in str(error)
+    assert not is_backends_fault(error)
 
 
 async def test_a_chat_server_does_not_embed_but_another_may(toy_llama_server: str) -> None:

@@ -121,6 +121,17 @@ async def test_backends_end_with_the_process_that_asked_for_them(tmp_path: Path)
     )
 
 
+def test_a_program_that_ends_says_nothing_of_its_backends() -> None:
+    script = (
+        "from sollol.rpc_auto_setup import auto_setup_rpc_backends\n"
+        "print(auto_setup_rpc_backends(num_backends=1)[0]['port'])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert not check_rpc_server("127.0.0.1", int(ended.stdout))
+
+
 def test_a_registry_knows_who_answers(backends: list[dict[str, Any]]) -> None:
     nobody = free_port()
     with RPCBackendRegistry() as registry:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import io
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +21,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from sollol import commands
 from sollol.cli import app as app_module
 from sollol.cli import failures
 from sollol.cli.app import ENTRIES, EXIT_CODES, app
@@ -28,6 +35,7 @@ from sollol_broker.acl import Role
 from sollol_broker.errors import NoNodeForModel, SollolError
 from sollol_broker.outcome import Routing
 from sollol_broker.registry import ModelView
+from sollol_client.gateway.cli import main as gateway
 
 # Nothing listens on port 1.
 NOWHERE = "redis://:hunter2@127.0.0.1:1/0"
@@ -181,6 +189,18 @@ def test_a_url_that_makes_no_sense_is_not_repeated() -> None:
     assert "hunter2" not in result.output
 
 
+def test_a_gateway_tells_of_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = CliRunner().invoke(gateway, ["--port", str(port), "--redis", NOWHERE])
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        f"error: port {port} of 127.0.0.1 cannot be listened on ({os.strerror(errno.EADDRINUSE)}): choose another "
+        f"with --port, or end who has it"
+    ]
+
+
 # --- missing packages
 
 
@@ -192,6 +212,35 @@ def test_without_click_or_rich_one_line_names_the_extra(package: str) -> None:
     assert result.stderr.splitlines() == [
         "error: the command line needs click and rich: pip install 'sollol[cli]'"
     ]
+
+
+@pytest.mark.parametrize("name", ["coordinator", "dashboard", "gateway", "worker"])
+def test_a_package_that_is_missed_later_is_named_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> None:
+        raise ModuleNotFoundError("No module named 'rq'", name="rq")
+
+    monkeypatch.setattr(commands, "import_module", lambda module: SimpleNamespace(main=main))
+    said = io.StringIO()
+    with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(said):
+        getattr(commands, name)()
+
+    assert ended.value.code == 1
+    assert said.getvalue().startswith(f"error: sollol-{name} needs rq: pip install 'sollol[")
+
+
+@pytest.mark.parametrize("start", ["sollol.cli import main", "sollol.commands import worker as main"])
+def test_ctrl_c_while_a_command_is_imported_leaves_no_traceback(start: str) -> None:
+    ended = python(
+        f"import os, signal, sys\n"
+        f"from {start}\n"
+        f"class Interrupting:\n"
+        f"    def find_spec(self, name, path, target=None):\n"
+        f"        os.kill(os.getpid(), signal.SIGINT)\n"
+        f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.meta_path.insert(0, Interrupting())\n"
+        f"main()\n"
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sollol_worker_agent.backends.refusals import is_retryable, text_of
+from sollol_worker_agent.backends.refusals import is_retryable, meant, most_tokens, text_of
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,32 @@ from sollol_worker_agent.backends.refusals import is_retryable, text_of
 )
 def test_who_may_do_better(status: int, text: str, retryable: bool) -> None:
     assert is_retryable(status, text) is retryable
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "told"),
+    [
+        (500, "input (3002 tokens) is too large to process. increase the physical batch size", 400),
+        (500, "image input is not supported - hint: if this is unexpected, …", 400),
+        (500, 'option "temperature" must be of type float32', 500),
+        (500, "out of memory", 500),
+        (503, "input is not supported", 503),
+    ],
+)
+def test_what_is_the_requests_fault_is_told_so(status: int, text: str, told: int) -> None:
+    assert meant(status, text) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("input (3002 tokens) is too large to process. increase the … (current batch size: 512)", 512),
+        ("request (9000 tokens) exceeds the available context size (4096 tokens), try increasing it", 4096),
+        ("image input is not supported", None),
+    ],
+)
+def test_limits_are_read_from_the_refusal(text: str, most: int | None) -> None:
+    assert most_tokens(text) == most
 
 
 @pytest.mark.parametrize(

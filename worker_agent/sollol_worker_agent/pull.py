@@ -370,6 +370,7 @@ class Puller:
                 lease,
                 pack_error(error),
                 retry=retry,
+                only_elsewhere=isinstance(error, BackendError) and error.status == 400,
                 most_errors=self.config.most_errors,
                 backoff_ms=round(random.uniform(_BACKOFF_MS, 2 * _BACKOFF_MS)),
             )

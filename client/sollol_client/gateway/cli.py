@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 
 from sollol_broker.configured import configured
 from sollol_broker.errors import BrokerUnavailable, InvalidJob, SollolError
+from sollol_broker.listeners import listen
 from sollol_broker.live_log import USUAL_SAMPLE, sample_of
 from sollol_broker.tracing import set_up
 from sollol_broker.url import DEFAULT_URL, parse
@@ -116,10 +117,12 @@ def main(
             log_sample=sample_of(log_sample),
             fabric_metrics=fabric_metrics,
         )
+        # uvicorn listens by itself, and would say that it cannot in the midst of its own lines.
+        listen(host, port).close()
         asyncio.run(_reach(redis_url))
     except BrokerUnavailable as error:
         _fail(error, 3)
-    except InvalidJob as error:
+    except SollolError as error:
         _fail(error, 2)
     os.environ["SOLLOL_REDIS_URL"] = redis_url
     os.environ[f"{_PREFIX}CONFIG"] = config.to_json()

@@ -15,9 +15,9 @@ from typing import Any
 import waitress.server  # type: ignore[import-untyped]  # it ships no types
 
 from sollol_broker.broker import Broker
-from sollol_broker.errors import SollolError
 from sollol_broker.key_store import KeyStore
 from sollol_broker.link import LinkConfig
+from sollol_broker.listeners import listen
 from sollol_broker.portal import Portal
 from sollol_broker.url import parse
 
@@ -182,14 +182,7 @@ class Page:
         return self._portal.run(work)  # type: ignore[arg-type]  # all of ours are coroutines
 
     def _listen(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self.config.host else socket.AF_INET
-        try:
-            listener = socket.create_server((self.config.host, self.config.port), family=family, backlog=128)
-        except OSError as error:
-            raise SollolError(
-                f"port {self.config.port} of {self.config.host} cannot be listened on "
-                f"({error.strerror or error}): choose another with --port, or end who has it"
-            ) from error
+        listener = listen(self.config.host, self.config.port)
         self.port = listener.getsockname()[1]
         return listener
 

@@ -20,7 +20,7 @@ from sollol_broker.errors import BackendError, BackendTimeout
 from sollol_broker.version import VERSION
 from sollol_worker_agent.backends.connections import Connections
 from sollol_worker_agent.backends.protocol import Timeouts, Traffic
-from sollol_worker_agent.backends.refusals import advice, is_retryable, text_of
+from sollol_worker_agent.backends.refusals import advice, is_retryable, meant, text_of
 
 # Servers end the body right behind the last line. Waiting this long for it lets the connection be reused.
 _DRAIN_SECONDS = 0.2
@@ -305,7 +305,7 @@ class LineStream:
         text = text_of(body, self._body or {})
         return BackendError(
             f"{self._who()} answered {status} to {self._path}: {text}{advice(status)}",
-            status=status,
+            status=meant(status, text),
             retryable=is_retryable(status, text),
             said=text,
         )

@@ -32,6 +32,7 @@ from sollol_worker_agent.backends.protocol import (
     Traffic,
     Vectors,
 )
+from sollol_worker_agent.backends.refusals import most_tokens
 from sollol_worker_agent.backends.resuming import before_blanks, behind, for_the_rest
 
 # A server started with --embeddings or --reranking is there for nothing else.
@@ -149,8 +150,15 @@ class LlamaServerBackend:
         return converse(self._door, prepare, timeouts)
 
     async def embed(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Vectors:
-        """Embed `input`; the vectors have length 1. A text longer than the server's batch is refused."""
-        return await embed_through(self._door, self._server_name(model), request, timeouts)
+        """Embed `input`; the vectors have length 1. Texts that are too long are cut, unless `truncate` is False."""
+        name = self._server_name(model)
+        try:
+            return await embed_through(self._door, name, request, timeouts)
+        except BackendError as error:
+            most = most_tokens(error.said)
+            if most is None or request.get("truncate") is False:
+                raise
+            return await embed_through(self._door, name, await self._cut(name, request, most), timeouts)
 
     async def rerank(self, model: str, request: Mapping[str, Any], timeouts: Timeouts) -> Ranking:
         """Say how well each of `documents` answers `query`. A text longer than the server's batch is refused."""
@@ -165,6 +173,24 @@ class LlamaServerBackend:
     async def close(self) -> None:
         """Close all connections."""
         await self._door.close()
+
+    async def _cut(self, server_name: str, request: Mapping[str, Any], most: int) -> dict[str, Any]:
+        """The request with its texts as tokens, at most so many each."""
+        texts = request["input"]
+        marks = await self._tokens(server_name, "")
+        cut = []
+        for text in [texts] if isinstance(texts, str) else texts:
+            ids = await self._tokens(server_name, text)
+            if len(ids) > most:
+                # A mark that the model has behind each text stays behind it.
+                end = marks[-1:] if ids[-1:] == marks[-1:] else []
+                ids = ids[: most - len(end)] + end
+            cut.append(ids)
+        return {**request, "input": cut}
+
+    async def _tokens(self, server_name: str, text: str) -> list[int]:
+        asked = {"model": server_name, "content": text, "add_special": True}
+        return [int(each) for each in (await self._door.post("/tokenize", asked))["tokens"]]
 
     async def _raw_rest(self, model: str, request: Mapping[str, Any], said: Said) -> Call:
         call = self._completion_call("/completion", model, request)

@@ -6,6 +6,7 @@ Servers like to quote the request in their error texts; nothing of a prompt leav
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,22 @@ _REQUEST_FAULTS = (
     "exceeds the context length",  # Ollama: /api/embeddings
     "is too large to process",  # llama-server: /v1/embeddings
 )
+
+# llama-server's 500 for what is asked too much of the model: a text beyond its batch, a picture without a projector.
+_ASKED_TOO_MUCH = ("is too large to process", "input is not supported")
+# How it names its limits, in tokens.
+_LIMITS = re.compile(r"(?:current batch size: |available context size \()(\d+)")
+
+
+def meant(status: int, text: str) -> int:
+    """The status that a server ought to have answered with `text`: 400 where it puts the request's fault on itself."""
+    return 400 if status == 500 and any(each in text for each in _ASKED_TOO_MUCH) else status
+
+
+def most_tokens(text: str) -> int | None:
+    """How many tokens the server takes of a text, if that is what it refuses the request for."""
+    found = _LIMITS.search(text)
+    return int(found[1]) if found else None
 
 
 def is_retryable(status: int, text: str) -> bool:

@@ -86,8 +86,12 @@ class RpcServer:
 
     async def stop(self) -> None:
         """End it at once; what it has in memory is gone."""
+        await asyncio.to_thread(self.end)
+
+    def end(self) -> None:
+        """The same from a thread of one's own; when the interpreter ends, Python starts no other."""
         if self._process is not None:
-            await asyncio.to_thread(self._process.stop, patience_seconds=0)
+            self._process.stop(patience_seconds=0)
 
     async def wait_dead(self) -> str:
         """Wait until it has ended, however that comes about; returns how, in words."""
