@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 from sollol_broker.errors import BackendError, BackendTimeout
@@ -269,6 +271,40 @@ async def test_leaving_early_closes_the_connection(how: str) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await waiting
         await asyncio.wait_for(left.wait(), 1)
+
+
+async def test_a_request_that_is_cancelled_at_any_moment_leaves_no_connection_open() -> None:
+    is_open: set[asyncio.StreamWriter] = set()
+    accepted = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        is_open.add(writer)
+        while await reader.read(4096):
+            pass
+        is_open.discard(writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    pool = connections.Connections(is_https=False)
+    gc.disable()  # it would close what was lost
+    try:
+        for steps in range(60):
+            asking = asyncio.ensure_future(pool.send(httpx.Request("GET", url)))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        await wait_until(
+            lambda: accepted > 10 and not is_open, timeout=20, what="all connections to be closed"
+        )
+    finally:
+        gc.enable()
+        await pool.close()
+        server.close()
+        await server.wait_closed()
 
 
 async def test_a_finished_answer_leaves_its_connection_to_the_next() -> None:

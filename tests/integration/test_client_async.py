@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 from collections.abc import AsyncIterator
 
@@ -19,10 +18,6 @@ from sollol_client import AsyncJob
 from sollol_worker_agent.doubles import OllamaDouble
 from waiting import wait_until
 
-# A request that is cancelled in the moment in which its connection is made leaves the socket to the collector: httpx
-# has no hold of it yet.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 FOX = "the quick brown fox jumps over the lazy dog"
 
 
@@ -32,7 +27,6 @@ async def ollama(redis_url: str) -> AsyncIterator[OllamaDouble]:
     async with OllamaDouble([CHAT_MODEL], parallel=2) as double, worker(redis_url, double.url, slots=2):
         yield double
         double.tokens_may_flow.set()
-    gc.collect()
 
 
 async def test_await_and_async_for(redis_url: str, ollama: OllamaDouble) -> None:

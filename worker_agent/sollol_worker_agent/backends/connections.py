@@ -37,8 +37,12 @@ class Connections:
         """
         # One whose time is over closes its connection itself, and opens another.
         transport = self._idle.pop()[1] if self._idle else self._opened()
-        # What fails here, or is cancelled, has closed its connection.
-        response = await transport.handle_async_request(request)
+        try:
+            response = await transport.handle_async_request(request)
+        except BaseException:
+            # It may be open: httpx keeps one on which a cancelled request had not begun yet, and we forget it here.
+            await transport.aclose()
+            raise
         self._busy[response] = transport
         return response
 
