@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
-import sys
 
 import click
-from prometheus_client import start_http_server
 
 from sollol_broker.announce import Announcer
 from sollol_broker.configured import configured
-from sollol_broker.errors import BrokerUnavailable, SollolError
 from sollol_broker.live_log import USUAL_SAMPLE, sample_of
+from sollol_broker.program import log_to_stderr, one_line_errors
+from sollol_broker.prometheus import serve
 from sollol_broker.url import DEFAULT_URL, parse
 
 from .decide import Rules
@@ -65,15 +63,9 @@ def main(
     The password of Redis may come from SOLLOL_REDIS_PASSWORD, SOLLOL_REDIS_PASSWORD_FILE or the URL's
     ?password_file=PATH instead of the URL.
     """
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("asyncio", "rq"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    log_to_stderr(verbose=verbose, chatty=("asyncio", "rq"))
     rules = Rules(idle_seconds=idle_seconds, context_tokens=context_tokens, slots=slots)
-    try:
+    with one_line_errors():
         url = parse(redis_url, environ=os.environ)
         if not insecure:
             url.refuse_open()
@@ -84,10 +76,6 @@ def main(
         coordinator.live.capture()
         _show_metrics(coordinator, metrics_address)
         asyncio.run(_run(coordinator, announcer))
-    except BrokerUnavailable as error:
-        _fail(error, 3)
-    except (SollolError, ValueError) as error:
-        _fail(error, 2)
 
 
 async def _run(coordinator: Coordinator, announcer: Announcer | None) -> None:
@@ -110,17 +98,7 @@ def _show_metrics(coordinator: Coordinator, address: str) -> None:
     host, found, port = address.rpartition(":")
     if not found or not port.isdigit():
         raise ValueError(f"--metrics {address}: give HOST:PORT, such as 127.0.0.1:9090, or off")
-    try:
-        start_http_server(int(port), addr=host.strip("[]"), registry=coordinator.metrics.registry)
-    except OSError as error:
-        raise ValueError(
-            f"--metrics {address}: {error.strerror or error}; choose another port, or off"
-        ) from error
-
-
-def _fail(error: Exception, status: int) -> None:
-    click.echo(f"error: {error}", err=True)
-    raise SystemExit(status)
+    serve(coordinator.metrics.registry, host.strip("[]"), int(port), flag="--metrics")
 
 
 configured("coordinator", main)

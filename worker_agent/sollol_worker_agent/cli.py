@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 import signal
-import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ import click
 
 from sollol_broker.announce import ANY, find
 from sollol_broker.configured import configured
-from sollol_broker.errors import BackendError, BrokerUnavailable, SollolError
+from sollol_broker.errors import BackendError, BrokerUnavailable
 from sollol_broker.live_log import USUAL_SAMPLE, sample_of
+from sollol_broker.program import log_to_stderr, one_line_errors
 from sollol_broker.tracing import set_up
 from sollol_broker.url import DEFAULT_URL, BrokerUrl, parse
 
@@ -153,15 +153,9 @@ def main(
     The password of Redis may come from SOLLOL_REDIS_PASSWORD, SOLLOL_REDIS_PASSWORD_FILE or the URL's
     ?password_file=PATH instead of the URL. SOLLOL_BACKEND_API_KEY is sent to the backends.
     """
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("httpx", "httpcore", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    log_to_stderr(verbose=verbose, chatty=("httpx", "httpcore", "asyncio"))
     set_up(os.environ, service="sollol-worker")
-    try:
+    with one_line_errors():
         if find_fabric and _is_to_find():
             redis_url = asyncio.run(_announced(find_fabric))
         url = parse(redis_url, environ=os.environ)
@@ -189,10 +183,6 @@ def main(
             metrics=(metrics_host, metrics_port) if metrics_port else None,
         )
         asyncio.run(_run(options))
-    except BrokerUnavailable as error:
-        _fail(error, 3)
-    except (SollolError, ValueError) as error:
-        _fail(error, 2)
 
 
 async def _run(options: Options) -> None:
@@ -342,11 +332,6 @@ class _Stop:
 
     def _signalled(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
-
-
-def _fail(error: Exception, status: int) -> None:
-    click.echo(f"error: {error}", err=True)
-    raise SystemExit(status)
 
 
 configured("worker", main)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import uvicorn
 from starlette.applications import Starlette
 
 from sollol_broker.configured import configured
-from sollol_broker.errors import BrokerUnavailable, InvalidJob, SollolError
+from sollol_broker.errors import InvalidJob
 from sollol_broker.listeners import listen
 from sollol_broker.live_log import USUAL_SAMPLE, sample_of
+from sollol_broker.program import log_to_stderr, one_line_errors
 from sollol_broker.tracing import set_up
 from sollol_broker.url import DEFAULT_URL, parse
 
@@ -94,10 +94,8 @@ def main(
     Applications set their base URL to it and get queueing, routing and failover. It keeps nothing: start as many as you
     like, on as many machines.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr
-    )
-    try:
+    log_to_stderr(verbose=False)
+    with one_line_errors():
         url = parse(redis_url, environ=os.environ)
         if not insecure:
             url.refuse_open()
@@ -120,10 +118,6 @@ def main(
         # uvicorn listens by itself, and would say that it cannot in the midst of its own lines.
         listen(host, port).close()
         asyncio.run(_reach(redis_url))
-    except BrokerUnavailable as error:
-        _fail(error, 3)
-    except SollolError as error:
-        _fail(error, 2)
     os.environ["SOLLOL_REDIS_URL"] = redis_url
     os.environ[f"{_PREFIX}CONFIG"] = config.to_json()
     with tempfile.TemporaryDirectory(prefix="sollol-gateway-") as shared:
@@ -174,11 +168,6 @@ def worker_app() -> Starlette:
     set_up(os.environ, service="sollol-gateway")
     config = GatewayConfig.from_json(os.environ[f"{_PREFIX}CONFIG"])
     return build(config, AsyncClient(app="gateway", metadata={"port": config.port}))
-
-
-def _fail(error: SollolError, status: int) -> None:
-    click.echo(f"error: {error}", err=True)
-    raise SystemExit(status)
 
 
 configured("gateway", main)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from pathlib import Path
 
 import click
 
 from sollol_broker.alerts import QUEUE_SECONDS
 from sollol_broker.configured import configured
-from sollol_broker.errors import BrokerUnavailable, InvalidJob, SollolError
+from sollol_broker.errors import InvalidJob
+from sollol_broker.program import log_to_stderr, one_line_errors
 from sollol_broker.url import DEFAULT_URL, parse
 
 from .config import DEFAULT_PORT, PageConfig, Role
@@ -73,14 +72,8 @@ def main(
     It reads Redis and keeps nothing. Its user of Redis may be the one for the role dashboard (`sollol acl`), which may
     only look; to cancel jobs and close nodes from the page, the one for the role coordinator.
     """
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("asyncio", "waitress.queue"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
+    log_to_stderr(verbose=verbose, chatty=("asyncio", "waitress.queue"))
+    with one_line_errors():
         if not insecure:
             parse(redis_url, environ=os.environ).refuse_open()
         config = PageConfig(
@@ -98,10 +91,6 @@ def main(
             metrics_port=metrics_port,
         )
         Page(redis_url, config).serve()
-    except BrokerUnavailable as error:
-        _fail(error, 3)
-    except SollolError as error:
-        _fail(error, 2)
 
 
 def _password(path: Path | None) -> str:
@@ -117,11 +106,6 @@ def _password(path: Path | None) -> str:
     if not first:
         raise InvalidJob(f"--password-file {path}: its first line is empty", field="password")
     return first
-
-
-def _fail(error: SollolError, status: int) -> None:
-    click.echo(f"error: {error}", err=True)
-    raise SystemExit(status)
 
 
 configured("dashboard", main)
