@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import InvalidJob
+from .told import plain
 
 # Each sign of life carries it, and each look at the applications.
 _MOST_BYTES = 16 * 1024
@@ -23,7 +24,7 @@ def metadata_text(metadata: Mapping[Any, Any]) -> str:
     Raises:
         InvalidJob: it is too long.
     """
-    text = json.dumps(_plain(metadata, _MOST_DEPTH))
+    text = json.dumps(_bounded(metadata, _MOST_DEPTH))
     if len(text) > _MOST_BYTES:
         raise InvalidJob(
             f"metadata: {len(text):,} bytes as JSON, at most {_MOST_BYTES:,}: every look at the applications shows it",
@@ -34,20 +35,17 @@ def metadata_text(metadata: Mapping[Any, Any]) -> str:
 
 def metadata_of(text: str) -> dict[str, Any]:
     """What lies in Redis, whoever has written it; nothing of what makes no sense or is too long."""
-    if len(text) > 2 * _MOST_BYTES:  # of a release without a bound
-        return {}
-    try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return _plain(found, _MOST_DEPTH) if isinstance(found, dict) else {}
+    found = (
+        plain(text) if len(text) <= 2 * _MOST_BYTES else None
+    )  # a release without a bound may have written it
+    return _bounded(found, _MOST_DEPTH) if isinstance(found, dict) else {}
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _bounded(value: Any, depth: int) -> Any:
     if isinstance(value, Mapping) and depth:
-        return {str(name): _plain(each, depth - 1) for name, each in value.items()}
+        return {str(name): _bounded(each, depth - 1) for name, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset) and depth:
-        return [_plain(each, depth - 1) for each in value]
+        return [_bounded(each, depth - 1) for each in value]
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         return "…"
     if isinstance(value, float) and not math.isfinite(value):

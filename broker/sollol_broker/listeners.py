@@ -54,8 +54,11 @@ def open_to(url: str) -> tuple[str, ...]:
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, flag: str = "--port") -> socket.socket:
     """A socket that listens there; port 0 = a free one.
+
+    Args:
+        flag: of the command line that names the port.
 
     Raises:
         SollolError: nothing can listen there; the text says why, and what to do.
@@ -66,7 +69,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
         raise SollolError(
-            f"port {port} of {host} cannot be listened on ({why}): choose another with --port, or end who has it"
+            f"port {port} of {host} cannot be listened on ({why}): choose another with {flag}, or end who has it"
         ) from error
 
 

@@ -122,6 +122,8 @@ SETTINGS: Final = (
     Setting("gateway", "max_documents", "whole", "10000", "Documents of one batch."),
     Setting("gateway", "log_sample", "text", "0.1", "Share of info lines for the live log; off = no lines."),
     Setting("gateway", "fabric_metrics", "yes/no", "no", "At /metrics tell of the whole fabric, too."),
+    Setting("gateway", "metrics_port", "whole", "0", "Where Prometheus reads without an API key; 0 = nowhere."),
+    Setting("gateway", "metrics_host", "text", "127.0.0.1", "The address for that port."),
     Setting("gateway", "verbose", "yes/no", "no", "Log each request."),
     Setting("coordinator", "lease", "number", "5", "Seconds until a silent leader is replaced."),
     Setting("coordinator", "idle", "number", "600", "Seconds until an unused group is dissolved."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
 from pathlib import Path
@@ -107,3 +108,40 @@ def test_keda_scales_workers_by_metrics_that_are_there() -> None:
         assert trigger["type"] == "prometheus"
         assert {"serverAddress", "query", "threshold"} == trigger["metadata"].keys()
         assert set(re.findall(r"sollol_\w+", trigger["metadata"]["query"])) <= documented
+
+
+def _listens_for_prometheus(command: list[str]) -> str:
+    """The port at which others than this machine may read /metrics without a key; "" = none."""
+    told = dict(itertools.pairwise(command))
+    host, _, port = told.get("--metrics", "").rpartition(":")
+    host, port = told.get("--metrics-host", host), told.get("--metrics-port", port)
+    return port if host == "0.0.0.0" else ""  # noqa: S104  # that is what is looked for
+
+
+def test_prometheus_reads_only_where_it_is_let_in() -> None:
+    services = compose_kit.read({})["services"]
+    config = yaml.safe_load((_ROOT / "compose" / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    read = set()
+    for job in config["scrape_configs"]:
+        assert "authorization" not in job
+        for places in job.get("static_configs", ()):
+            read |= {tuple(target.split(":")) for target in places["targets"]}
+        for places in job.get("dns_sd_configs", ()):
+            read |= {(name, str(places["port"])) for name in places["names"]}
+    told = {(name, _listens_for_prometheus(list(each.get("command", ())))) for name, each in services.items()}
+    assert read == {(name, port) for name, port in told if port}
+    assert {name for name, _ in read} >= {"gateway", "coordinator", "dashboard", "worker"}
+
+
+def test_pods_are_read_where_prometheus_is_let_in() -> None:
+    read = set()
+    for path in _MANIFESTS:
+        for manifest in yaml.safe_load_all(path.read_text("utf-8")):
+            pod = manifest.get("spec", {}).get("template", {})
+            noted = pod.get("metadata", {}).get("annotations", {})
+            if noted.get("prometheus.io/scrape") != "true":
+                continue
+            commands = [each.get("args", []) for each in pod["spec"]["containers"]]
+            assert noted["prometheus.io/port"] in map(_listens_for_prometheus, commands), path.name
+            read.add(manifest["metadata"]["name"])
+    assert read >= {"gateway", "coordinator", "dashboard"}

@@ -25,6 +25,7 @@ from .gate import Gate
 from .jobs import Jobs
 from .library import Library
 from .metrics import Metrics
+from .metrics_port import MetricsPort
 from .ollama import Ollama
 from .ollama_lists import OllamaLists
 from .openai import OpenAI
@@ -42,6 +43,7 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
     """The app; it opens the client when it starts, and closes it when it stops."""
     serving = Serving(client, config)
     metrics = Metrics()
+    metrics_port = MetricsPort(config, metrics, client.session.broker)
     webhooks = Webhooks(config)
     batches = BatchDesk(serving, webhooks)
     live = LiveLog(
@@ -58,7 +60,9 @@ def build(config: GatewayConfig, client: AsyncClient) -> Starlette:
             live.start()
             live.capture()
             batches.start()
+            metrics_port.start()
             yield
+            metrics_port.stop()
             await batches.stop()
             await webhooks.stop()
             await live.stop()

@@ -66,6 +66,10 @@ _PREFIX = "SOLLOL_GATEWAY_"
               help="Share of the info lines that go to the live log (`sollol logs`); errors always do.")  # fmt: skip
 @click.option("--fabric-metrics", is_flag=True,
               help="At /metrics tell of the whole fabric, too, as a coordinator does.")  # fmt: skip
+@click.option("--metrics-port", type=click.IntRange(0, 65535), default=0, show_default=True, metavar="PORT",
+              help="Where Prometheus reads /metrics without an API key; 0 = nowhere.")  # fmt: skip
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, metavar="ADDRESS",
+              help="The address for that port.")  # fmt: skip
 @click.option("--insecure", is_flag=True, envvar="SOLLOL_INSECURE",
               help="Take a Redis on the network that asks for no password.")  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Log each request.")
@@ -86,6 +90,8 @@ def main(
     max_documents: int,
     log_sample: str,
     fabric_metrics: bool,
+    metrics_port: int,
+    metrics_host: str,
     insecure: bool,
     verbose: bool,
 ) -> None:
@@ -114,9 +120,13 @@ def main(
             max_documents=max_documents,
             log_sample=sample_of(log_sample),
             fabric_metrics=fabric_metrics,
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
         )
         # uvicorn listens by itself, and would say that it cannot in the midst of its own lines.
-        listen(host, port).close()
+        with listen(host, port):
+            if metrics_port:
+                listen(metrics_host, metrics_port, flag="--metrics-port").close()
         asyncio.run(_reach(redis_url))
     os.environ["SOLLOL_REDIS_URL"] = redis_url
     os.environ[f"{_PREFIX}CONFIG"] = config.to_json()
@@ -164,7 +174,8 @@ def _serve(config: GatewayConfig, workers: int, *, verbose: bool) -> None:
 
 
 def worker_app() -> Starlette:
-    """The app of one process."""
+    """The app of one process; of several, each is a new one and has no log yet."""
+    log_to_stderr(verbose=False)
     set_up(os.environ, service="sollol-gateway")
     config = GatewayConfig.from_json(os.environ[f"{_PREFIX}CONFIG"])
     return build(config, AsyncClient(app="gateway", metadata={"port": config.port}))

@@ -34,6 +34,8 @@ class GatewayConfig:
         log_sample: share of the answered requests that the live log tells of; refusals and failures always. None =
             nothing is written.
         fabric_metrics: whether /metrics tells of the whole fabric, too; one process of a fabric is enough for that.
+        metrics_host, metrics_port: where /metrics is as well, without an API key and with nothing beside it; port 0 =
+            nowhere.
 
     Raises:
         InvalidJob: a value makes no sense; `field` names it.
@@ -56,6 +58,8 @@ class GatewayConfig:
     max_documents: int = 10_000
     log_sample: float | None = USUAL_SAMPLE
     fabric_metrics: bool = False
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 0
 
     def __post_init__(self) -> None:
         for name in (
