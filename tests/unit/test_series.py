@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from sollol_broker.rates import quantiles_over_time, rates
 from sollol_broker.series import (
     LEAST_MS,
     MOST_BUCKET,
@@ -110,3 +111,30 @@ def test_gauges_are_means_and_peaks_the_most() -> None:
 def test_the_shortest_step_that_reaches_back_so_far(seconds: float, step: int) -> None:
     assert step_for(seconds).seconds == step
     assert [each.kept_seconds for each in STEPS] == [600, 21600, 604800]
+
+
+def test_rates_of_now_are_of_the_last_minute_and_durations_of_all_five() -> None:
+    now = tuple(Point() for _ in range(300))
+    for at, point in enumerate(now):
+        point.count("requests", 5 if at < 240 else 2)
+        point.count("tokens_out", 10)
+        point.time("ttft", 1000.0 if at < 200 else 10.0)
+    now[-1].count("errors", 30)
+    hour = (Point(), Point())
+    for point in hour:
+        point.count("requests", 7)
+        point.count("errors")
+    found = rates(History(0, 1, 300, now), History(0, 1800, 3600, hour))
+    assert (found["requests"], found["tokens"], found["errors"]) == (2.0, 10.0, 0.5)
+    assert found["ttft_p50"] is not None
+    assert 0.5 < found["ttft_p50"] < 2.0
+    assert found["latency_p50"] is found["latency_p95"] is None
+    assert (found["requests_hour"], found["errors_hour"]) == (14, 2)
+    drawn = quantiles_over_time(History(0, 1, 300, now))
+    assert set(drawn) == {"ttft_p50", "ttft_p95", "latency_p50", "latency_p95"}
+    assert drawn["latency_p50"] == [None] * 300
+
+
+def test_a_history_without_points_has_no_rates() -> None:
+    nothing = History(0, 1, 0, ())
+    assert set(rates(nothing, nothing).values()) == {0.0, None}

@@ -22,12 +22,10 @@ from .top_view import draw
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from sollol_broker.series import Count, Time
+    from sollol_broker.series import History
 
-_HOUR = 3600.0
 # The last hour changes by a point in ten seconds.
 _HOUR_EVERY_SECONDS = 10.0
-_RATE_SECONDS, _DURATION_SECONDS = 60, 300.0
 
 
 @click.command()
@@ -82,7 +80,7 @@ class _Looker:
         )
         self._facts = FactsReader(self._broker)
         self._series = SeriesReader(self._broker)
-        self._hour: dict[str, Any] = {}
+        self._hour: History | None = None
         self._hour_until = 0.0
 
     async def open(self) -> None:
@@ -95,31 +93,15 @@ class _Looker:
     async def look(self) -> Look:
         """Raises BrokerUnavailable."""
         from sollol_broker.overview import overview
+        from sollol_broker.rates import DURATION_SECONDS, HOUR_SECONDS, rates
 
-        facts, now = await asyncio.gather(self._facts.read(), self._series.fabric(_DURATION_SECONDS))
+        facts, now = await asyncio.gather(self._facts.read(), self._series.fabric(DURATION_SECONDS))
         clock = asyncio.get_running_loop().time()
-        if clock >= self._hour_until:
-            hour = await self._series.fabric(_HOUR)
-            self._hour = {
-                "tokens_hour": hour.by(60.0).rates("tokens_out"),
-                "requests_hour": hour.total("requests"),
-                "errors_hour": hour.total("errors"),
-            }
+        if self._hour is None or clock >= self._hour_until:
+            self._hour = await self._series.fabric(HOUR_SECONDS)
             self._hour_until = clock + _HOUR_EVERY_SECONDS
-        rates = {
-            **{name: _mean(now.rates(count)[-_RATE_SECONDS:]) for name, count in _LATELY.items()},
-            **{
-                f"{name}_{word}": now.quantile(name, q)
-                for name in _DURATIONS
-                for word, q in (("p50", 0.5), ("p95", 0.95))
-            },
-            **self._hour,
-        }
-        return Look(overview(facts), rates)
-
-
-_DURATIONS: tuple[Time, ...] = ("ttft", "latency")
-_LATELY: dict[str, Count] = {"requests": "requests", "tokens": "tokens_out", "errors": "errors"}
+        by_minute = self._hour.by(60.0).rates("tokens_out")
+        return Look(overview(facts), {**rates(now, self._hour), "tokens_hour": by_minute})
 
 
 async def _look_once(url: str) -> Look:
@@ -194,7 +176,3 @@ def _keys(ended: asyncio.Event) -> Iterator[None]:
         loop.remove_reader(keyboard)
         loop.remove_signal_handler(signal.SIGTERM)
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
-
-
-def _mean(values: list[float]) -> float:
-    return round(sum(values) / len(values), 3) if values else 0.0

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sollol_broker.broker import Broker
+from sollol_broker.rates import DURATION_SECONDS, HOUR_SECONDS, quantiles_over_time, rates
 from sollol_broker.series import History
 from sollol_broker.series_reader import SeriesReader
 
-_HOUR = 3600.0
 # Of one point of a plot: 120 points an hour.
 _STEP_SECONDS = 30.0
-# What "now" means for rates, and for durations, of which there are fewer.
-_RATE_SECONDS, _DURATION_SECONDS = 60.0, 300.0
 # Series grow by a point in ten seconds.
 _KEPT_SECONDS, _NOW_KEPT_SECONDS = 10.0, 4.0
 _MOST_KEPT = 50
@@ -34,13 +32,13 @@ class Pasts:
 
     async def fabric(self) -> dict[str, Any]:
         """`history`, the last hour of all models; `rates`, the present moment."""
-        hour = await self._read("hour", _KEPT_SECONDS, lambda: self._series.fabric(_HOUR))
-        now = await self._read("now", _NOW_KEPT_SECONDS, lambda: self._series.fabric(_DURATION_SECONDS))
-        return {"history": _fabric(hour), "rates": _rates(now, hour)}
+        hour = await self._read("hour", _KEPT_SECONDS, lambda: self._series.fabric(HOUR_SECONDS))
+        now = await self._read("now", _NOW_KEPT_SECONDS, lambda: self._series.fabric(DURATION_SECONDS))
+        return {"history": _fabric(hour), "rates": rates(now, hour)}
 
     async def node(self, name: str) -> dict[str, Any]:
         """The last hour of one node."""
-        hour = await self._read(f"node {name}", _KEPT_SECONDS, lambda: self._series.node(name, _HOUR))
+        hour = await self._read(f"node {name}", _KEPT_SECONDS, lambda: self._series.node(name, HOUR_SECONDS))
         past: History = hour.by(_STEP_SECONDS)
         return {
             "start": past.start,
@@ -77,28 +75,5 @@ def _fabric(hour: History) -> dict[str, Any]:
         "errors": [round(60 * each, 2) for each in past.rates("errors")],
         "errors_total": hour.total("errors"),
         "waiting": past.values("waiting"),
-        **{
-            f"{name}_{word}": past.quantiles(name, q)
-            for name in ("ttft", "latency")
-            for word, q in (("p50", 0.5), ("p95", 0.95))
-        },
+        **quantiles_over_time(past),
     }
-
-
-def _rates(now: History, hour: History) -> dict[str, Any]:
-    return {
-        "requests": _lately(now.rates("requests")),
-        "tokens": _lately(now.rates("tokens_out")),
-        "ttft_p50": now.quantile("ttft", 0.5),
-        "ttft_p95": now.quantile("ttft", 0.95),
-        "latency_p50": now.quantile("latency", 0.5),
-        "latency_p95": now.quantile("latency", 0.95),
-        "requests_hour": hour.total("requests"),
-        "errors_hour": hour.total("errors"),
-    }
-
-
-def _lately(rates: Sequence[float]) -> float:
-    """The mean of the last minute, in points of a second."""
-    last = rates[-int(_RATE_SECONDS) :]
-    return round(sum(last) / len(last), 3) if last else 0.0
