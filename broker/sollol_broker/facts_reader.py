@@ -92,7 +92,7 @@ class FactsReader:
             key for key, name in known.items() if name in serving or name in runs or key in self._waiting
         }
         chosen = [*awake, *self._some_of(sorted(known.keys() - awake))]
-        rows = await asyncio.gather(*(self._registry.line(key) for key in chosen))
+        rows = await self._registry.lines(chosen)
         self._waiting = {key for key, (waiting, _) in zip(chosen, rows, strict=True) if waiting}
         found = []
         for key, (waiting, since) in zip(chosen, rows, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 from .apps import AppView as AppView
 from .apps import read_apps
 from .broker import Broker
+from .claim_rule import fits
 from .controls import Controls
+from .envelope import Requires
 from .names import canonical_model, key_part
 from .told import like, number, plain, text, texts, whole
 from .words import JobState
@@ -30,6 +33,11 @@ _GPU = {
 }
 _LLAMA = {"worker": "", "address": "", "lent_to": "", "rpc_version": [0], "files": {}, "fault": {}}
 _STATES = frozenset(JobState)
+_DOES_NOT_FIT = "it serves the model, but does not fit what the job requires"
+# It has joined, or is back, since the job was refused.
+_SERVES = "it serves the model now, and did not a moment ago: send the job again"
+# Jobs that run and are counted by their models: each takes a look at its record.
+_MOST_COUNTED = 10_000
 _HARDWARE = {
     **{"gpus": [_GPU], "cpu_model": "", "cpu_count": 0, "cpu_percent": 0, "load_1m": 0, "is_estimate": True},
     **{"ram_total_mib": 0, "ram_available_mib": 0, "vram_total_mib": 0, "vram_free_mib": 0, "unread": ""},
@@ -233,14 +241,10 @@ class Registry:
         """All models that have jobs waiting or running, or a live worker; the longest queue first."""
         keys, now = self._broker.keys, await self._now_ms()
         names = {text(k): text(v) for k, v in _pairs(await self._call("HGETALL", keys.models))}
-        running: dict[str, int] = {}
-        for job in await self._running(10_000):
-            running[job.model] = running.get(job.model, 0) + 1
+        running = await self._running_by_model()
+        lines = await self.lines(list(names))
+        served = await self._each("ZCOUNT", [keys.serves(key) for key in names], f"{now:.3f}", "+inf")
         views = []
-        lines = await asyncio.gather(*(self.line(key) for key in names))
-        served = await asyncio.gather(
-            *(self._call("ZCOUNT", keys.serves(key), f"{now:.3f}", "+inf") for key in names)
-        )
         for name, (waiting, since), workers in zip(names.values(), lines, served, strict=True):
             oldest = now / 1000 - since if since else 0.0
             if waiting or workers or name in running:
@@ -249,24 +253,31 @@ class Registry:
                 )
         return sorted(views, key=lambda view: (-view.waiting, view.model))
 
-    async def line(self, model_key: str) -> tuple[int, float]:
-        """How many jobs wait for a model, and since when the first does, in seconds since the epoch; 0 = none does."""
-        key = self._broker.keys.queue(model_key)
-        waiting, head = await asyncio.gather(self._call("ZCARD", key), self._call("ZRANGE", key, 0, 0))
-        parts = head[0].split(b"|") if head else []
-        return int(waiting), number(parts[3]) / 1000 if len(parts) > 3 else 0.0
+    async def lines(self, model_keys: list[str]) -> list[tuple[int, float]]:
+        """For each model: how many jobs wait for it, and since when the first does, in seconds since the epoch; 0 =
+        none does.
+        """
+        keys = [self._broker.keys.queue(key) for key in model_keys]
+        waiting, heads = await asyncio.gather(self._each("ZCARD", keys), self._each("ZRANGE", keys, 0, 0))
+        return [(int(many), _waits_since(head)) for many, head in zip(waiting, heads, strict=True)]
 
     async def jobs(self, limit: int = 50) -> list[JobView]:
         """Running jobs, then waiting ones, then those that ended last; at most `limit` of each."""
         keys = self._broker.keys
-        waiting: list[JobView] = []
-        for queue in await self.queues():
-            members = await self._call("ZRANGE", keys.queue(key_part(queue.model)), 0, limit - 1)
-            waiting += await self.jobs_of([text(member.split(b"|")[0]) for member in members])
+        names = {text(k): text(v) for k, v in _pairs(await self._call("HGETALL", keys.models))}
+        lengths = [many for many, _ in await self.lines(list(names))]
+        # The longest queue first, as `queues` has them, and no further than it takes.
+        longest = sorted(zip(lengths, names, strict=True), key=lambda each: (-each[0], names[each[1]]))
+        waiting: list[str] = []
+        for many, key in longest:
+            if len(waiting) >= limit or not many:
+                break
+            members = await self._call("ZRANGE", keys.queue(key), 0, limit - len(waiting) - 1)
+            waiting += [text(member.split(b"|")[0]) for member in members]
         ended = await self._call("LRANGE", keys.ended, 0, limit - 1)
         return [
             *(await self._running(limit)),
-            *waiting[:limit],
+            *(await self.jobs_of(waiting)),
             *(await self.jobs_of([text(each) for each in ended])),
         ]
 
@@ -329,8 +340,12 @@ class Registry:
             "hosts": {node.name: _host_stats(node) for node in nodes},
         }
 
-    async def reasons(self, model: str) -> dict[str, str]:
-        """Why each live node cannot serve `model`, by node."""
+    async def reasons(self, model: str, requires: Requires | None = None) -> dict[str, str]:
+        """Why each live node cannot serve `model`, by node; of one that can by now, that it can.
+
+        Args:
+            requires: what the job wants of a node beside the model.
+        """
         wanted, reasons = canonical_model(model), {}
         workers = await self.workers()
         controls = await self._controls(sorted({worker.node for worker in workers}))
@@ -341,7 +356,7 @@ class Registry:
             elif worker.kind == "reporter":
                 why = "only a reporter runs there, no worker"
             elif wanted in worker.models:
-                why = "it serves the model, but does not fit what the job requires"
+                why = _SERVES if await self._fits(worker, requires) else _DOES_NOT_FIT
             elif denied := controls[worker.node].forbids(wanted):
                 why = f"an operator keeps the model from it: {denied}"
             elif short := worker.short_mib(wanted):
@@ -353,6 +368,13 @@ class Registry:
                 why = f"it does not have the model; it has {has}"
             reasons[worker.node] = why
         return {**reasons, **(await self._group_reasons(wanted))}
+
+    async def _fits(self, worker: WorkerView, requires: Requires | None) -> bool:
+        if requires is None:
+            return True
+        told = await self._call("HGET", self._broker.keys.node(worker.node), "hardware")
+        vram = (like(_HARDWARE, plain(told)) or {}).get("vram_total_mib", 0)
+        return fits(requires, node=worker.node, labels=worker.labels, vram_mib=int(vram))
 
     async def _group_reasons(self, model: str) -> dict[str, str]:
         """Why the nodes cannot serve it together either, as the coordinator told; {} = it did not look."""
@@ -372,6 +394,14 @@ class Registry:
         ids = await self._call("ZRANGE", self._broker.keys.leases, 0, limit - 1)
         return await self.jobs_of([text(each) for each in ids])
 
+    async def _running_by_model(self) -> dict[str, int]:
+        """How many jobs of each model run, of the first 10,000."""
+        ids = await self._call("ZRANGE", self._broker.keys.leases, 0, _MOST_COUNTED - 1)
+        # A second copy of a job, ID|h, is not another job.
+        keys = [self._broker.keys.job(text(each)) for each in ids if not each.endswith(b"|h")]
+        replies = await self._each("HMGET", keys, "state", "model")
+        return Counter(text(model) for state, model in replies if text(state) in _STATES)
+
     async def _now_ms(self) -> float:
         seconds, micros = await self._call("TIME")
         return int(seconds) * 1000 + int(micros) / 1000
@@ -384,6 +414,12 @@ class Registry:
 
     async def _hashes(self, keys: list[str]) -> list[dict[str, str]]:
         return [texts(flat) for flat in await self._each("HGETALL", keys)]
+
+
+def _waits_since(head: list[bytes]) -> float:
+    """Of a queue's first member, in seconds since the epoch; 0 = there is none."""
+    parts = head[0].split(b"|") if head else []
+    return number(parts[3]) / 1000 if len(parts) > 3 else 0.0
 
 
 def _pairs(flat: list[bytes]) -> zip[tuple[bytes, bytes]]:

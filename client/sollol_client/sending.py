@@ -171,7 +171,7 @@ class Sender:
                     return
         if request.kind is JobKind.RERANK:
             await self._check_reranks(request.model)
-        raise await self._no_node(request.model)
+        raise await self._no_node(request)
 
     async def _check_reranks(self, model: str) -> None:
         """Say so if the model is there, and no server reranks with it."""
@@ -189,7 +189,7 @@ class Sender:
             self.send_slowly(following)
             return
         try:
-            error: SollolError = await self._no_node(following.request.model)
+            error: SollolError = await self._no_node(following.request)
         except SollolError as unreachable:
             error = unreachable
         self._end_refused(following, error)
@@ -206,11 +206,11 @@ class Sender:
         )
         self._receiver.end(following, error)
 
-    async def _no_node(self, model: str) -> NoNodeForModel:
-        reasons = await self._registry.reasons(model)
+    async def _no_node(self, request: Request) -> NoNodeForModel:
+        reasons = await self._registry.reasons(request.model, request.requires)
         if not reasons:
             return NoNodeForModel(
                 f"no worker is connected to {self._broker.url}: start `sollol-worker --redis URL` on a node"
             )
         told = "; ".join(f"{node}: {why}" for node, why in sorted(reasons.items()))
-        return NoNodeForModel(f"no node serves {model} ({told})", reasons=reasons)
+        return NoNodeForModel(f"no node serves {request.model} ({told})", reasons=reasons)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fabric_kit import Fabric, fabric_at, node_of
-from sollol_broker import JobState, Registry
+from sollol_broker import JobState, Registry, Requires
 from sollol_broker.registry import AppView
 
 
@@ -49,6 +49,11 @@ async def _advertise(
         },
         node_fields={"host": f"{worker}.lan", "os": "linux", "hardware": '{"vram_total_mib": 24576}'},
     )
+
+
+async def _commands(fabric: Fabric) -> int:
+    info = (await fabric.broker.link.call("INFO", "stats")).decode()
+    return int(info.partition("total_commands_processed:")[2].split()[0])
 
 
 async def test_a_workers_clock_and_functions(fabric: Fabric, registry: Registry) -> None:
@@ -164,6 +169,35 @@ async def test_jobs_running_then_waiting_then_ended(fabric: Fabric, registry: Re
     assert [job.id for job in await registry.jobs(limit=1)] == ["running", "waiting1", "done"]
 
 
+async def test_waiting_jobs_of_the_longest_queue_come_first_and_no_more_than_are_asked_for(
+    fabric: Fabric, registry: Registry
+) -> None:
+    await _advertise(fabric, "w1", {"a": _model(), "b:7b": _model(), "c": _model()})
+    for name, model in (("a1", "a"), ("c1", "c"), ("b1", "b:7b"), ("b2", "b:7b")):
+        await fabric.submit(name, model=model)
+    for limit, ids in (
+        (1, ["b1"]),
+        (2, ["b1", "b2"]),
+        (3, ["b1", "b2", "a1"]),
+        (9, ["b1", "b2", "a1", "c1"]),
+    ):
+        assert [job.id for job in await registry.jobs(limit)] == ids
+
+
+async def test_what_runs_is_told_by_model_for_little(fabric: Fabric, registry: Registry) -> None:
+    await _advertise(fabric, "w1", {"a": _model(), "b": _model()})
+    for number in range(60):
+        await fabric.submit(f"j{number}", model="ab"[number % 2])
+    await fabric.broker.claim(fabric.request(models=["a", "b"], free=60))
+    assert {each.model: (each.waiting, each.running) for each in await registry.queues()} == {
+        "a": (0, 30),
+        "b": (0, 30),
+    }
+    before = await _commands(fabric)
+    assert len(await registry.jobs(limit=2)) == 2
+    assert await _commands(fabric) - before < 20  # not one for each job that runs
+
+
 async def test_the_position_in_line(fabric: Fabric, registry: Registry) -> None:
     await _advertise(fabric, "w1", {"m": _model()})
     for name in ("j0", "j1", "j2"):
@@ -213,13 +247,25 @@ async def test_why_nobody_takes_it(fabric: Fabric, registry: Registry) -> None:
     await _advertise(fabric, "down", {}, down="connection refused")
     await _advertise(fabric, "drains", {}, state="draining")
     await _advertise(fabric, "empty", {})
-    reasons = await registry.reasons("M:latest")
+    reasons = await registry.reasons("M:latest", Requires(labels=["us"]))
     assert reasons == {
         node_of("has"): "it serves the model, but does not fit what the job requires",
         node_of("lacks"): "it does not have the model; it has a",
         node_of("down"): "its backend is down: connection refused",
         node_of("drains"): "it is draining",
         node_of("empty"): "it does not have the model; it has no model at all",
+    }
+
+
+@pytest.mark.parametrize(
+    "requires", [None, Requires(labels=["eu"], vram_gb=24), Requires(node=node_of("has"))]
+)
+async def test_a_node_that_serves_the_model_by_now_is_not_said_to_be_unfit(
+    fabric: Fabric, registry: Registry, requires: Requires | None
+) -> None:
+    await _advertise(fabric, "has", {"m": _model()})
+    assert await registry.reasons("m", requires) == {
+        node_of("has"): "it serves the model now, and did not a moment ago: send the job again"
     }
 
 
