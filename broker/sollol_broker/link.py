@@ -102,59 +102,71 @@ class Link:
         self.connections = 0
         self._wire: Wire | None = None
         self._connecting = asyncio.Lock()
+        self._failures, self._failure = 0, ("", False)
 
     def ready(self) -> Wire | None:
         """The connection if it stands, for callers that pipeline by themselves."""
         return None if self._wire is None or self._wire.is_broken else self._wire
 
     async def open(self) -> Wire:
-        """The connection, made now if there is none: one try.
+        """The connection, made now if there is none: one try, or the outcome of one that another caller is making.
 
         Raises:
             BrokerUnavailable: no connection within `connect_seconds`, or the login was refused.
         """
         if self._wire is not None and not self._wire.is_broken:
             return self._wire
+        failures = self._failures
         async with self._connecting:
             if self._wire is not None:
                 if not self._wire.is_broken:
                     return self._wire
                 await self._wire.close()
                 self._wire = None
+            # Where the server hangs, a try takes seconds: whoever waited for another's fails with it.
+            if self._failures != failures:
+                raise BrokerUnavailable(self._failure[0], refused=self._failure[1])
             try:
-                async with asyncio.timeout(self.config.connect_seconds):
-                    wire, address = await self._new_wire()
-            except (AuthenticationError, AuthorizationError) as error:
-                raise BrokerUnavailable(
-                    f"Redis at {self.url} refused the login ({_first_words(error)}): user and password stand in the "
-                    "URL, redis://USER:PASSWORD@HOST, or the password in SOLLOL_REDIS_PASSWORD",
-                    refused=True,
-                ) from None
-            except BrokerUnavailable:
+                wire, address = await self._try()
+            except BrokerUnavailable as error:
+                self._failures, self._failure = self._failures + 1, (str(error), error.refused)
                 raise
-            except TimeoutError:
-                raise BrokerUnavailable(
-                    f"Redis at {self.url} did not answer within {self.config.connect_seconds:g} s: "
-                    "check the address, the firewall and whether the server hangs"
-                ) from None
-            except (RedisError, OSError) as error:
-                if self.url.tls is not None and _is_about_tls(error):
-                    raise BrokerUnavailable(
-                        f"the TLS handshake with Redis at {self.url} failed ({_first_words(error)}): ca= must name "
-                        "the CA that signed the server's certificate, and that certificate the host; where the server "
-                        "wants a certificate of us, cert= and key= name it",
-                        refused="certificate" in str(error),
-                    ) from None
-                raise BrokerUnavailable(
-                    f"cannot reach Redis at {self.url} ({_first_words(error)}): is it running, and is the "
-                    "address right? `sollol up` starts one here; SOLLOL_REDIS_URL or --redis names another"
-                ) from None
             self._wire = wire
             self.connections += 1
             if address is not None and self._primary.moves:
                 self._unguard()
                 self._guarding = asyncio.create_task(self._guard(wire, address))
             return wire
+
+    async def _try(self) -> tuple[Wire, Address | None]:
+        try:
+            async with asyncio.timeout(self.config.connect_seconds):
+                return await self._new_wire()
+        except (AuthenticationError, AuthorizationError) as error:
+            raise BrokerUnavailable(
+                f"Redis at {self.url} refused the login ({_first_words(error)}): user and password stand in the "
+                "URL, redis://USER:PASSWORD@HOST, or the password in SOLLOL_REDIS_PASSWORD",
+                refused=True,
+            ) from None
+        except BrokerUnavailable:
+            raise
+        except TimeoutError:
+            raise BrokerUnavailable(
+                f"Redis at {self.url} did not answer within {self.config.connect_seconds:g} s: "
+                "check the address, the firewall and whether the server hangs"
+            ) from None
+        except (RedisError, OSError) as error:
+            if self.url.tls is not None and _is_about_tls(error):
+                raise BrokerUnavailable(
+                    f"the TLS handshake with Redis at {self.url} failed ({_first_words(error)}): ca= must name "
+                    "the CA that signed the server's certificate, and that certificate the host; where the server "
+                    "wants a certificate of us, cert= and key= name it",
+                    refused="certificate" in str(error),
+                ) from None
+            raise BrokerUnavailable(
+                f"cannot reach Redis at {self.url} ({_first_words(error)}): is it running, and is the "
+                "address right? `sollol up` starts one here; SOLLOL_REDIS_URL or --redis names another"
+            ) from None
 
     async def call(self, *command: object, patience_seconds: float | None = None) -> Reply:
         """Send a command that is safe to repeat, and repeat it until its reply has come.

@@ -18,7 +18,7 @@ from sollol_coordinator.page.app import build
 from sollol_coordinator.page.config import PageConfig, Role
 from sollol_coordinator.page.gate import COOKIE
 from sollol_coordinator.page.guests import Guests
-from sollol_coordinator.page.hub import Hub
+from sollol_coordinator.page.hub import Hub, TooMany
 from sollol_coordinator.page.live import Streams
 from sollol_coordinator.page.looks import PageLooks
 
@@ -53,6 +53,16 @@ class Looks:
 
 
 class Readers:
+    is_full = False
+
+    def join(self, name: str, params: object) -> object:
+        if self.is_full:
+            raise TooMany("close some")
+        return object()
+
+    def leave(self, following: object) -> None:
+        pass
+
     def expect(self, name: str, params: object) -> None:
         assert name
 
@@ -217,7 +227,8 @@ def test_the_password_may_be_for_viewers() -> None:
 
 
 def test_a_key_that_is_revoked_is_out_though_it_is_logged_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sollol_coordinator.page.guests._KEPT_SECONDS", -1.0)
+    for name in ("_KEPT_SECONDS", "_AWAY_SECONDS"):
+        monkeypatch.setattr(f"sollol_coordinator.page.guests.{name}", -1.0)
     house = House(login=True)
     browser = house.browser()
     assert _log_in(browser, ADMIN) == 302
@@ -318,6 +329,50 @@ def test_what_goes_wrong_is_said_plainly() -> None:
         assert (answer.status_code, answer.json) == (status, {"error": str(error)})
     assert browser.post("/do/cancel", data={"job": "x" * 100_000}).status_code == 413
     assert browser.get("/nowhere").status_code == 404
+
+
+def test_a_redis_that_hangs_holds_nobody_up_who_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sollol_coordinator.page.guests._KEPT_SECONDS", -1.0)
+    monkeypatch.setattr("sollol_coordinator.page.guests._LOOK_SECONDS", 0.01)
+    house = House(login=True)
+    browser, stranger = house.browser(), house.browser()
+    assert _log_in(browser, ADMIN) == 302
+
+    async def hang(digest: str) -> tuple[ApiKey | None, float]:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    monkeypatch.setattr(house.store, "record", hang)
+    assert browser.get("/jobs").status_code == 200
+    assert _log_in(stranger, VIEWER) == 503
+
+
+def test_guesses_count_while_redis_is_away() -> None:
+    house = House(login=True, password=_PASSWORD)
+    house.store.is_away = True
+    browser = house.browser()
+    assert [_log_in(browser, f"guess {number}") for number in range(11)] == [503] * 10 + [429]
+
+
+def test_a_stream_ends_with_its_session() -> None:
+    house = House(password=_PASSWORD)
+    word = house.guests.log_in(_PASSWORD, "here")
+    assert word is not None
+    visitor = house.guests.visitor({}, word)
+    assert visitor is not None
+    assert house.guests.is_good(visitor)
+    house.guests.sessions.end(word)
+    assert not house.guests.is_good(visitor)
+
+
+def test_a_stream_that_cannot_be_had_is_refused_and_takes_no_place() -> None:
+    readers = Readers()
+    streams = Streams(cast("Hub", readers), 1)
+    readers.is_full = True
+    with pytest.raises(TooMany):
+        streams.open("overview", (), lambda: True)
+    readers.is_full = False
+    assert streams.open("overview", (), lambda: True) is not None
 
 
 def test_a_stream_gives_its_place_back_begun_or_not() -> None:

@@ -95,6 +95,8 @@ def test_secrets_are_compared_whole() -> None:
         (PageConfig(password="long enough"), True),  # noqa: S106  # a test's
         (PageConfig(host="0.0.0.0"), True),  # noqa: S104  # nothing is bound
         (PageConfig(host="192.168.1.5"), True),
+        (PageConfig(proxy="127.0.0.1"), True),  # which is here, and lets in whoever reaches it
+        (PageConfig(hosts=("sollol.example",)), True),
     ],
 )
 def test_who_has_to_log_in(config: PageConfig, needs: bool) -> None:

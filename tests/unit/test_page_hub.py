@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -149,3 +150,45 @@ def test_reads_one_after_another_keep_to_the_rate(cost: int) -> None:
 
 def test_what_is_very_large_is_still_read_now_and_then() -> None:
     assert free_again(0.0, 10.0, 100_000) == 10.0 + LONGEST_SECONDS
+
+
+def test_a_redis_that_is_away_is_told_to_all_at_once(hub: Hub) -> None:
+    """Where it hangs, each read takes seconds to find that out: nobody waits for his own."""
+    looks = hub.looks = Looks(seconds=600)
+    with hub.follow("overview", ()) as one, hub.follow("log", ()) as other:
+        assert one.next(20)[0] == other.next(20)[0] == "look"  # type: ignore[index]  # there is something new
+        looks.failing = True
+        with hub.follow("jobs", ()) as third:
+            assert third.next(20)[0] == "trouble"  # type: ignore[index]
+        assert one.next(20)[0] == other.next(20)[0] == "trouble"  # type: ignore[index]
+
+
+def test_who_asks_while_redis_is_away_does_not_wait(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = hub.looks = Looks(seconds=0)
+    looks.failing = True
+    assert hub.ask("overview", ())[0] == "trouble"
+
+    async def hang(name: str, params: Mapping[str, str]) -> dict[str, Any]:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    monkeypatch.setattr(looks, "look", hang)
+    monkeypatch.setattr("sollol_coordinator.page.hub._ASK_SECONDS", 3600.0)
+    kind, text = hub.ask("jobs", ())
+    assert (kind, json.loads(text)["status"]) == ("trouble", 503)
+
+
+def test_a_thousand_different_views_shut_nobody_out(hub: Hub) -> None:
+    hub.looks = Looks(seconds=600)
+    with hub.follow("overview", ()) as following:
+        for number in range(1000):
+            assert hub.ask("log", (("q", str(number)),))[0] == "look"
+        assert following.next(20) is not None
+    assert len(hub._topics) <= 500
+
+
+def test_a_burst_of_views_holds_the_others_up_for_seconds_at_most() -> None:
+    free_at = 0.0
+    for _ in range(1000):
+        free_at = free_again(free_at, 100.0, 300)
+    assert free_at == 100.0 + LONGEST_SECONDS

@@ -25,7 +25,8 @@ class PageConfig:
     """Where the page listens, and who gets in.
 
     Attributes:
-        login: whether everybody has to log in; always so where others than this machine can reach it.
+        login: whether everybody has to log in; always so where others than this machine can reach it: by the address,
+            by another name, or through a proxy.
         password: lets its holder in, as `password_role`, beside the fabric's API keys; "" = only those do.
         hosts: names in the Host header that are let in beside the usual ones of this machine; with a port or without.
         proxy: the address of a reverse proxy that is believed when it says that it was reached by https; "" = none.
@@ -64,4 +65,5 @@ class PageConfig:
     @property
     def needs_login(self) -> bool:
         """Whether everybody has to log in."""
-        return self.login or bool(self.password) or not is_loopback(self.host.lower())
+        is_ours = is_loopback(self.host.lower()) and not self.hosts and not self.proxy
+        return self.login or bool(self.password) or not is_ours

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -15,10 +17,20 @@ from sollol_broker.key_store import KeyStore
 from .config import PageConfig, Role
 from .sessions import Sessions, Tries, Visitor, same_secret
 
-# A revoked key is good for so long at most.
-_KEPT_SECONDS = 2.0
+# A revoked key is good for so long at most; while Redis does not answer within so long, for so long more.
+_KEPT_SECONDS, _LOOK_SECONDS, _AWAY_SECONDS = 2.0, 3.0, 10.0
 _MOST_KEPT = 1000
 _HERE = Visitor(Role.OPERATOR, "this machine")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A key's record as it was read: at `now` of Redis' clock, `at` of ours; good `until`."""
+
+    key: ApiKey | None
+    now: float
+    at: float
+    until: float
 
 
 class Guests:
@@ -33,7 +45,7 @@ class Guests:
         self._store = store
         self._run = run
         self._lock = Lock()
-        self._kept: OrderedDict[str, tuple[float, ApiKey | None, float]] = OrderedDict()
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self.sessions = Sessions(time.monotonic)
         self.tries = Tries(time.monotonic)
 
@@ -54,8 +66,11 @@ class Guests:
         return None if self._config.needs_login else _HERE
 
     def is_good(self, visitor: Visitor) -> bool:
-        """Whether a visitor may stay: its key may have been revoked. While Redis is away nobody is turned out."""
-        if visitor.until and visitor.until <= time.monotonic():
+        """Whether a visitor may stay: it may have logged out, or its key been revoked.
+
+        While Redis is away nobody is turned out.
+        """
+        if visitor.word and self.sessions.visitor(visitor.word) is None:
             return False
         if not visitor.digest:
             return True
@@ -73,7 +88,11 @@ class Guests:
         if self._config.password and same_secret(secret, self._config.password):
             return self.sessions.begin(self._config.password_role, "password")
         digest = digest_of(secret)
-        role, name = self._role(digest)
+        try:
+            role, name = self._role(digest)
+        except BrokerUnavailable:
+            self.tries.failed(address)  # or the password could be guessed at will meanwhile
+            raise
         if role is None:
             self.tries.failed(address)
             return None
@@ -83,14 +102,29 @@ class Guests:
         with self._lock:
             kept = self._kept.get(digest)
         at = time.monotonic()
-        if kept is None or at > kept[0] + _KEPT_SECONDS:
-            kept = (at, *self._run(self._store.record(digest)))
+        if kept is None or at > kept.until:
+            try:
+                key, now = self._run(_soon(self._store.record(digest)))
+                kept = _Kept(key, now, at, at + _KEPT_SECONDS)
+            except BrokerUnavailable as error:
+                if kept is None or error.refused:
+                    raise
+                kept = replace(kept, until=at + _AWAY_SECONDS)
             with self._lock:
                 self._kept[digest] = kept
                 self._kept.move_to_end(digest)
                 while len(self._kept) > _MOST_KEPT:
                     self._kept.popitem(last=False)
-        key, now = kept[1], kept[2] + at - kept[0]
+        key, now = kept.key, kept.now + at - kept.at
         if key is None or not judge(key, KeyRole.VIEWER, now=now).is_allowed:
             return None, ""
         return (Role.OPERATOR if key.role is KeyRole.ADMIN else Role.VIEWER), key.name
+
+
+async def _soon(record: Awaitable[tuple[ApiKey | None, float]]) -> tuple[ApiKey | None, float]:
+    """What a store says; each request waits for it, so that it must not hang with Redis."""
+    try:
+        async with asyncio.timeout(_LOOK_SECONDS):
+            return await record
+    except TimeoutError:
+        raise BrokerUnavailable(f"Redis did not answer within {_LOOK_SECONDS:g} s") from None

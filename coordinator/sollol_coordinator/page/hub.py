@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from threading import Condition
 from typing import Any, Protocol
 
-from sollol_broker.errors import InvalidJob, SollolError
+from sollol_broker.errors import BrokerUnavailable, InvalidJob, SollolError
 from sollol_broker.portal import Portal
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,12 @@ class Topic:
     due: float = 0.0
     is_expected: bool = False
 
+    def tell(self, text: bytes, error: bytes) -> None:
+        """Take in what came of a read."""
+        if text != self.text or error != self.error:
+            self.text, self.error = text or self.text, error
+            self.version += 1
+
 
 @dataclass(slots=True)
 class Following:
@@ -111,17 +117,22 @@ class Hub:
     _topics: dict[tuple[str, Params], Topic] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _free_at: float = 0.0
+    _away_until: float = 0.0
     _task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin."""
         self.portal.run(self._start())
 
-    def close(self) -> None:
-        """Let all followers go, and stop."""
+    def let_go(self) -> None:
+        """Let all followers go, so that whoever serves them can end."""
         with self.changed:
             self.is_closed = True
             self.changed.notify_all()
+
+    def close(self) -> None:
+        """Let all followers go, and stop."""
+        self.let_go()
         self.portal.run(self._stop())
 
     def expect(self, name: str, params: Params) -> None:
@@ -130,28 +141,38 @@ class Hub:
         Raises:
             TooMany
         """
-        topic = self._topic(name, params)
+        now = time.monotonic()
         with self.changed:
-            topic.is_expected = _is_long_ago(topic, time.monotonic())
+            topic = self._topic(name, params, now)
+            topic.used_at, topic.is_expected = now, _is_long_ago(topic, now)
         self.portal.soon(self._wake.set)
 
-    @contextlib.contextmanager
-    def follow(self, name: str, params: Params) -> Iterator[Following]:
-        """Follow a look: what is known comes at once, then all that is new.
+    def join(self, name: str, params: Params) -> Following:
+        """Follow a look until `leave`: what is known comes at once, then all that is new.
 
         Raises:
             TooMany
         """
-        topic = self._topic(name, params)
         with self.changed:
+            topic = self._topic(name, params, time.monotonic())
             topic.followers += 1
         self.portal.soon(self._wake.set)
+        return Following(topic, self)
+
+    def leave(self, following: Following) -> None:
+        """Follow it no longer."""
+        with self.changed:
+            following.topic.followers -= 1
+            following.topic.used_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def follow(self, name: str, params: Params) -> Iterator[Following]:
+        """Follow a look for a while; see `join`."""
+        following = self.join(name, params)
         try:
-            yield Following(topic, self)
+            yield following
         finally:
-            with self.changed:
-                topic.followers -= 1
-                topic.used_at = time.monotonic()
+            self.leave(following)
 
     def ask(self, name: str, params: Params) -> tuple[str, bytes]:
         """Look once; what was read a moment ago will do.
@@ -162,29 +183,32 @@ class Hub:
         with self.follow(name, params) as following, self.changed:
             topic, asked = following.topic, time.monotonic()
             old = asked - 2 * self.looks.seconds(name)
-            self.changed.wait_for(lambda: self.is_closed or topic.read_at > old, timeout=_ASK_SECONDS)
+            # Where Redis is known to be away, nobody waits until that is found out again.
+            self.changed.wait_for(
+                lambda: self.is_closed or topic.read_at > old or time.monotonic() < self._away_until,
+                timeout=_ASK_SECONDS,
+            )
             if self.is_closed:
                 raise EOFError
             if topic.read_at <= old:
-                return "trouble", _words("Redis takes long to answer")
+                return "trouble", topic.error or _words("Redis takes long to answer")
             return ("trouble", topic.error) if topic.error else ("look", topic.text)
 
-    def _topic(self, name: str, params: Params) -> Topic:
-        key, now = (name, params), time.monotonic()
-        with self.changed:
-            topic = self._topics.get(key)
-            if topic is None:
-                self._forget(now)
-                if len(self._topics) >= _MOST_TOPICS:
-                    raise TooMany("too many different views are open: close some")
-                topic = self._topics[key] = Topic(name, params)
-            topic.used_at = now
-            return topic
+    def _topic(self, name: str, params: Params, now: float) -> Topic:
+        topic = self._topics.get((name, params))
+        if topic is None:
+            self._forget(now)
+            if len(self._topics) >= _MOST_TOPICS:
+                raise TooMany("too many different views are open: close some")
+            topic = self._topics[name, params] = Topic(name, params, due=now)
+        return topic
 
     def _forget(self, now: float) -> None:
-        for key, topic in list(self._topics.items()):
-            if not topic.followers and now - topic.used_at > _KEPT_SECONDS:
-                del self._topics[key]
+        """Drop what nobody follows: what is old, and where there are too many, what was asked for the longest ago."""
+        idle = (each for each in self._topics.values() if not each.followers)
+        for topic in sorted(idle, key=lambda each: each.used_at):
+            if now - topic.used_at > _KEPT_SECONDS or len(self._topics) >= _MOST_TOPICS:
+                del self._topics[topic.name, topic.params]
 
     async def _start(self) -> None:
         self._task = asyncio.create_task(self._loop())
@@ -208,28 +232,30 @@ class Hub:
     def _next(self, now: float) -> tuple[Topic | None, float]:
         """The topic to be read now, or how long to wait.
 
-        1. One that has never been read, or not for long: somebody waits for it.
+        1. One that has never been read, or not for long: somebody waits for it. The one that has waited longest.
         2. Else the one that is due first, once the reads before it are paid for.
         """
         with self.changed:
             followed = [each for each in self._topics.values() if each.followers or each.is_expected]
             self._forget(now)
-        for topic in followed:  # 1
-            if _is_long_ago(topic, now):
-                return topic, 0.0
         if not followed:
             return None, _KEPT_SECONDS
+        urgent = [each for each in followed if _is_long_ago(each, now)]
+        if urgent:  # 1
+            return min(urgent, key=lambda topic: topic.due), 0.0
         first = min(followed, key=lambda topic: topic.due)  # 2
         at = max(first.due, self._free_at)
         return (first, 0.0) if at <= now else (None, at - now)
 
     async def _read(self, topic: Topic) -> None:
         before, began = self.looks.spent(), time.monotonic()
-        text, error, pause = b"", b"", self.looks.seconds(topic.name)
+        text, error, pause, is_away = b"", b"", self.looks.seconds(topic.name), False
         try:
             text = _json(await self.looks.look(topic.name, dict(topic.params)))
         except InvalidJob as failure:
             error = _words(str(failure), 400)
+        except BrokerUnavailable as failure:
+            error, is_away = _words(str(failure)), not failure.refused
         except SollolError as failure:
             error = _words(str(failure))
         except Exception:
@@ -239,9 +265,10 @@ class Hub:
         cost = self.looks.spent() - before
         self._free_at = free_again(self._free_at, began, cost)
         with self.changed:
-            if text != topic.text or error != topic.error:
-                topic.text, topic.error = text or topic.text, error
-                topic.version += 1
+            self._away_until = now + LONGEST_SECONDS if is_away else 0.0
+            # A Redis that is away is so for all: each would find out by itself, one after the other.
+            for each in self._topics.values() if is_away else (topic,):
+                each.tell(text, error)
             topic.read_at, topic.due, topic.is_expected = now, now + pause, False
             self.changed.notify_all()
 
@@ -253,7 +280,7 @@ def _is_long_ago(topic: Topic, now: float) -> bool:
 
 def free_again(free_at: float, began: float, cost: int) -> float:
     """When the next read may begin, after one of so many commands."""
-    return max(free_at, began) + min(cost / RATE, LONGEST_SECONDS)
+    return min(max(free_at, began) + cost / RATE, began + LONGEST_SECONDS)
 
 
 def _words(text: str, status: int = 503) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from threading import BoundedSemaphore
 
-from .hub import Hub, Params
+from .hub import Following, Hub, Params
 
 # A comment goes out after so long without news: a browser that has gone is noticed, and one whose key was revoked.
 _QUIET_SECONDS = 10.0
@@ -29,31 +29,44 @@ class Streams:
 
         Args:
             may_stay: asked now and then; the stream ends when it says no.
+
+        Raises:
+            TooMany: of different views.
         """
         if not self._room.acquire(blocking=False):
             return None
-        return _Stream(self._events(name, params, may_stay), self._room)
+        try:
+            following = self._hub.join(name, params)
+        except BaseException:
+            self._room.release()
+            raise
 
-    def _events(self, name: str, params: Params, may_stay: Callable[[], bool]) -> Iterator[bytes]:
-        yield b"retry: %d\n\n" % _RETRY_MS
-        with self._hub.follow(name, params) as following:
-            while True:
-                try:
-                    news = following.next(_QUIET_SECONDS)
-                except EOFError:
-                    return
-                if not may_stay():
-                    yield b'event: gone\ndata: {"error":"you are logged out"}\n\n'
-                    return
-                yield b": \n\n" if news is None else b"event: %s\ndata: %s\n\n" % (news[0].encode(), news[1])
+        def leave() -> None:
+            self._hub.leave(following)
+            self._room.release()
+
+        return _Stream(_events(following, may_stay), leave)
+
+
+def _events(following: Following, may_stay: Callable[[], bool]) -> Iterator[bytes]:
+    yield b"retry: %d\n\n" % _RETRY_MS
+    while True:
+        try:
+            news = following.next(_QUIET_SECONDS)
+        except EOFError:
+            return
+        if not may_stay():
+            yield b'event: gone\ndata: {"error":"you are logged out"}\n\n'
+            return
+        yield b": \n\n" if news is None else b"event: %s\ndata: %s\n\n" % (news[0].encode(), news[1])
 
 
 class _Stream:
-    """Gives its place back when the server closes it, begun or not."""
+    """Leaves its place when the server closes it, begun or not."""
 
-    def __init__(self, events: Iterator[bytes], room: BoundedSemaphore) -> None:
+    def __init__(self, events: Iterator[bytes], leave: Callable[[], None]) -> None:
         self._events = events
-        self._room: BoundedSemaphore | None = room
+        self._leave: Callable[[], None] | None = leave
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -63,9 +76,6 @@ class _Stream:
 
     def close(self) -> None:
         """End it; it may be called again."""
-        close = getattr(self._events, "close", None)
-        if close is not None:
-            close()
-        room, self._room = self._room, None
-        if room is not None:
-            room.release()
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 # Threads beside those of the streams, for pages, assets and actions.
 _MORE_THREADS = 8
 _MOST_CONNECTIONS = 1000
+# A browser that takes in nothing for so long, or has lost power, is disconnected: its stream takes one of few places.
+_UNREAD_MS = 30_000
 
 
 class Page:
@@ -76,7 +78,7 @@ class Page:
     def url(self) -> str:
         """Where it is, for a browser on this machine."""
         host = self.config.host
-        host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104  # nothing is bound here
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # nothing is bound
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def open(self, *, is_alone: bool = False) -> None:
@@ -150,7 +152,7 @@ class Page:
         """
         self.open(is_alone=True)
         try:
-            with _sigterm_ends():
+            with _signals_end(self._hub.let_go if self._hub is not None else lambda: None):
                 self._server.run()
         except KeyboardInterrupt:
             log.info("interrupted")
@@ -183,19 +185,23 @@ class Page:
 
     def _listen(self) -> socket.socket:
         listener = listen(self.config.host, self.config.port)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux; connections inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         self.port = listener.getsockname()[1]
         return listener
 
 
 @contextlib.contextmanager
-def _sigterm_ends() -> Iterator[None]:
-    """systemd and docker stop it as Ctrl-C does."""
+def _signals_end(let_go: Callable[[], None]) -> Iterator[None]:
+    """systemd and docker stop it as Ctrl-C does. Browsers are let go first: the server waits for their threads."""
 
     def end(number: int, frame: FrameType | None) -> None:
+        let_go()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -7,7 +7,7 @@ import hmac
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 from .config import Role
@@ -26,6 +26,7 @@ class Visitor:
     Attributes:
         name: whose key it is; or "password", or "this machine" where no login is needed.
         digest: of the API key; "" = none. until: when the session ends, by the page's own clock.
+        word: of its session; "" = it has none.
         is_key: it showed its key with this very request, which no browser does unasked.
     """
 
@@ -33,6 +34,7 @@ class Visitor:
     name: str
     digest: str = ""
     until: float = 0.0
+    word: str = field(default="", repr=False)
     is_key: bool = False
 
     @property
@@ -63,7 +65,7 @@ class Sessions:
         """Let somebody in; gives the word for the cookie."""
         word = self.word()
         with self._lock:
-            self._visitors[word] = Visitor(role, name, digest, self._clock() + SESSION_SECONDS)
+            self._visitors[word] = Visitor(role, name, digest, self._clock() + SESSION_SECONDS, word)
             while len(self._visitors) > _MOST_SESSIONS:
                 self._visitors.popitem(last=False)
         return word
