@@ -50,7 +50,8 @@ Totals = Mapping[str, Mapping[str, Point]]
 
 
 def job_families(totals: Totals) -> Iterator[Metric]:
-    """What jobs took, by host and model."""
+    """What jobs took, by host and model; only the busiest models by name."""
+    totals = _with_few_models(totals)
     requests = CounterMetricFamily(
         "sollol_requests", "Attempts that ended with an answer or an error.", labels=("host", "model")
     )
@@ -328,6 +329,23 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(name, text, value=value)
+
+
+def _with_few_models(totals: Totals) -> Totals:
+    requests: dict[str, int] = {}
+    for models in totals.values():
+        for model, point in models.items():
+            requests[model] = requests.get(model, 0) + point.counts[0]
+    requests.pop(OTHER, None)
+    if len(requests) <= MOST_MODELS:
+        return totals
+    named = set(sorted(requests, key=lambda model: (-requests[model], model))[:MOST_MODELS])
+    found: dict[str, dict[str, Point]] = {}
+    for host, models in totals.items():
+        for model, point in models.items():
+            name = model if model in named else OTHER
+            found.setdefault(host, {}).setdefault(name, Point()).add(point)
+    return found
 
 
 def _joined(points: Iterable[Point]) -> Point:

@@ -10,7 +10,7 @@ import pytest
 from fabric_kit import Fabric, fabric_at
 from sollol_broker.codec import pack
 from sollol_broker.names import key_part
-from sollol_broker.series import STEPS, Gauge, Point, looked
+from sollol_broker.series import CHUNK, STEPS, Gauge, Point, looked
 from sollol_broker.series_reader import SeriesReader
 
 TTL_MS = 60_000
@@ -133,6 +133,48 @@ async def test_a_model_that_has_been_silent_makes_room(fabric: Fabric) -> None:
     assert "new" in models
     assert "m7" not in models
     assert len(models) == 64
+
+
+async def test_however_many_models_come_and_go_their_totals_are_few(fabric: Fabric) -> None:
+    """Prometheus keeps a series for each name that it is ever told."""
+    now = int(await fabric.now_ms() / 1000)
+    one = Point(counts=[1, 0, 0, 0])
+    for number in range(1, 4):
+        await _tell(fabric, "w1", "a", number, {f"m{number}-{at}": [(now, one)] for at in range(64)})
+        for name in await _reader(fabric).models():
+            await fabric.call("ZADD", fabric.keys.series_models, now - 700, name)
+    assert (await _reader(fabric).models())[0] == "m3-0"
+    totals = (await _reader(fabric).totals())["a"]
+    assert len(totals) == 65
+    assert (totals["m1-0"].counts[0], totals["other"].counts[0]) == (1, 128)
+    await _tell(fabric, "w1", "a", 4, {name: [(now, one)] for name in ("m1-0", "m3-0")})
+    totals = (await _reader(fabric).totals())["a"]
+    assert (totals["m1-0"].counts[0], totals["other"].counts[0]) == (2, 129)
+
+
+async def test_a_week_of_history_has_so_many_points_and_no_more(fabric: Fabric) -> None:
+    """Nine days of jobs: what is older than a step is kept for is not written, and what is written runs out."""
+    now = int(await fabric.now_ms() / 1000)
+    one, told_of = Point(counts=[1, 0, 0, 0]), set(range(now - 9 * 86_400, now, 300))
+    told_of |= {*range(now - 7 * 3600, now, 10), *range(now - 700, now)}
+    rows = [(second, one) for second in sorted(told_of)]
+    for number, first in enumerate(range(0, len(rows), 2_000), start=1):
+        await _tell(fabric, "w1", "a", number, {"m": rows[first : first + 2_000]}, {})
+    reader = _reader(fabric)
+    for step in STEPS:
+        most = step.kept_seconds // step.seconds
+        history = await reader.model("m", step.kept_seconds)
+        missing = sum(second >= history.start for second in told_of) - history.total("requests")
+        assert len(history.points) == most
+        assert (
+            0 <= missing <= 10 * step.seconds
+        )  # the oldest points may be half there: time has gone on meanwhile
+        first, last = rows[0][0] // step.seconds // CHUNK, now // step.seconds // CHUNK
+        chunks = [fabric.keys.series(f"m:m:{step.seconds}:{chunk}") for chunk in range(first, last + 1)]
+        sizes = [await fabric.call("HLEN", key) for key in chunks]
+        assert most // 2 <= sum(sizes) <= most + 1
+        for key, size in zip(chunks, sizes, strict=True):
+            assert not size or 0 < await fabric.call("TTL", key) <= step.kept_seconds + CHUNK * step.seconds
 
 
 async def test_a_full_memory_is_told_later(fabric: Fabric) -> None:

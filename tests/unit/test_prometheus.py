@@ -99,6 +99,16 @@ def test_labels_are_bounded() -> None:
     assert sum(key[0] == "sollol_queue_depth" for key in values) == MOST_MODELS + 1
     assert values["sollol_queue_depth", "other"] == 10
     assert values["sollol_nodes",] == MOST_HOSTS + 20
+    # Each host has had models of its own; the busiest keep their names.
+    totals = {
+        f"h{at}": {f"m{at}-{of}": point(*[1.0] * (1 + (at == 7))) for of in range(40)} for at in range(50)
+    }
+    values = _values(job_families(totals))
+    requests = {key[1:]: value for key, value in values.items() if key[0] == "sollol_requests_total"}
+    assert len({model for _, model in requests}) == MOST_MODELS + 1
+    assert {model for host, model in requests if host == "h7"} == {f"m7-{of}" for of in range(40)}
+    assert sum(requests.values()) == 50 * 40 + 40
+    assert values["sollol_ttft_seconds_count", "other"] == 50 * 40 + 40 - 80 - (MOST_MODELS - 40)
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,10 @@ local function of_node(point)
   return {point[SUMS], point[TTFT], {}, {}, {}, point[RUN], {}, {}}
 end
 
--- Adds what ever was counted there.
+-- Adds what ever was counted there. A name once told stays, so that its count never falls; one too many is another's.
 local function add_total(F, node_key, model, rows)
   local key, total = totals_key(F, node_key), empty_point()
+  if redis.call('HEXISTS', key, model) == 0 and redis.call('HLEN', key) >= MOST_MODELS then model = OTHER end
   for _, row in ipairs(rows) do add_point(total, row[2]) end
   local old = redis.call('HGET', key, model)
   if old then add_point(total, cmsgpack.unpack(old)) end

@@ -45,7 +45,7 @@ class Metrics(Collector):
         )
         if shared := os.environ.get(_SHARED):
             self._registry = CollectorRegistry()
-            self._registry.register(_OfAllProcesses(Path(shared)))
+            self._registry.register(OfAllProcesses(Path(shared)))
 
     def note(self, scope: Scope, status: int, seconds: float) -> None:
         """Count a request that has ended."""
@@ -63,7 +63,7 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
 
-class _OfAllProcesses(Collector):
+class OfAllProcesses(Collector):
     """The sum over a gateway's processes; requests that were under way in one that died are not any more."""
 
     def __init__(self, shared: Path) -> None:
