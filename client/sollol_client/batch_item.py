@@ -24,6 +24,8 @@ class BatchItem:
     Attributes:
         index: of the input, from 0.
         answer: of a chat or generate item. vector_bytes: of an embed item: float32, little-endian.
+        prompt_tokens: of an embed item: about its part of what the server counted for the texts that it embedded with
+            it, whose sum is exact; 0 = not counted. An answer has its own count.
         error: why it has neither.
         routing: where it was answered, and how long that took.
     """
@@ -31,6 +33,7 @@ class BatchItem:
     index: int
     answer: Answer | None = None
     vector_bytes: bytes = b""
+    prompt_tokens: int = 0
     error: SollolError | None = None
     routing: Routing | None = None
 
@@ -77,6 +80,9 @@ def items_of(view: BatchView, ended: EndedChunk, data: bytes) -> Iterator[BatchI
         flat, width = packed["f32"], len(packed["f32"]) // chunk.count
         if packed["n"] != chunk.count or width * chunk.count != len(flat) or width % _FLOAT_BYTES:
             raise InvalidJob("")
+        tokens = outcome["answer"].get("tokens_each") or [0] * chunk.count
+        if len(tokens) != chunk.count or not all(isinstance(each, int) for each in tokens):
+            raise InvalidJob("")
     except (InvalidJob, KeyError, TypeError):
         error = InvalidJob(
             f"the answer for items {chunk.start} to {chunk.end - 1} of batch {view.id} is malformed"
@@ -84,7 +90,8 @@ def items_of(view: BatchView, ended: EndedChunk, data: bytes) -> Iterator[BatchI
         yield from failed_items(chunk, error)
         return
     for i in range(chunk.count):
-        yield BatchItem(chunk.start + i, vector_bytes=flat[i * width : (i + 1) * width], routing=routing)
+        vector = flat[i * width : (i + 1) * width]
+        yield BatchItem(chunk.start + i, vector_bytes=vector, prompt_tokens=tokens[i], routing=routing)
 
 
 def failed_items(chunk: Chunk, error: SollolError) -> Iterator[BatchItem]:

@@ -39,6 +39,8 @@ async def test_real_vectors_are_those_of_direct_calls(
         await server.stop()
     assert [item.index for item in items if item.ok] == list(range(_COUNT))
     assert min(_cosine(item.vector, vector) for item, vector in zip(items, direct, strict=True)) >= 0.9999
+    assert sum(item.prompt_tokens for item in items) == answer.json()["usage"]["prompt_tokens"]
+    assert all(item.prompt_tokens for item in items)
     assert chunks < _COUNT / 2, "texts went one by one"
 
 

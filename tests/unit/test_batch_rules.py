@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sollol_broker.batch_plan import BatchPlan, Refused, chunk_submission, pack_item, unpack_item
 from sollol_broker.batch_record import (
@@ -32,7 +34,7 @@ from sollol_broker.envelope import Envelope
 from sollol_broker.errors import InvalidJob
 from sollol_broker.words import BatchState, JobKind, JobState
 from sollol_client.batch_input import item_of
-from sollol_worker_agent.portion import bound_ms, first_texts
+from sollol_worker_agent.portion import bound_ms, first_texts, shares
 
 _RECORD = {
     **{"state": "running", "kind": "embed", "model": "m", "app": "a", "priority": "1", "tag": "ab12"},
@@ -141,6 +143,18 @@ def test_a_slow_worker_takes_what_keeps_within_the_bound(
 )
 def test_only_a_batch_has_a_bound(metadata: dict[str, Any], bound: float) -> None:
     assert bound_ms(metadata) == bound
+
+
+@given(tokens=st.integers(0, 10**6), texts=st.lists(st.text(max_size=30), max_size=20))
+def test_the_tokens_of_all_texts_are_shared_out_to_the_last_one(tokens: int, texts: list[str]) -> None:
+    found = shares(tokens, texts)
+    assert len(found) == len(texts)
+    assert sum(found) == (tokens if texts else 0)
+    assert all(each >= 0 for each in found)
+
+
+def test_long_texts_have_more_of_the_tokens() -> None:
+    assert shares(100, ["x" * 32, "x" * 152]) == [20, 80]
 
 
 def test_a_chunk_is_cut_in_two() -> None:

@@ -106,8 +106,11 @@ def test_an_answer_is_told_as_it_would_have_been_at_its_endpoint() -> None:
     assert body["choices"][0]["finish_reason"] == "length"
     line = _line({"model": "m", "input": ["x"], "encoding_format": "base64"}, "/v1/embeddings")
     vector = struct.pack("<2f", 1.5, 2.5)
-    text, _ = told_line(line, [BatchItem(0, vector_bytes=vector, routing=ROUTING)], "batch_x", "completed")
-    (data,) = json.loads(text)["response"]["body"]["data"]
+    item = BatchItem(0, vector_bytes=vector, prompt_tokens=7, routing=ROUTING)
+    text, _ = told_line(line, [item], "batch_x", "completed")
+    body = json.loads(text)["response"]["body"]
+    (data,) = body["data"]
+    assert body["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
     assert base64.b64decode(data["embedding"]) == vector
 
 

@@ -1,4 +1,6 @@
-"""How much of a batch's chunk a slow worker takes at once, so that its slot is not held beyond the bound. Pure."""
+"""Of a batch's chunk: how much a slow worker takes at once, so that its slot is not held beyond the bound; and which
+part of its tokens each text has. Pure.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,8 @@ _TOLERANCE = 1.5
 # Of the bound: what is predicted is a mean.
 _AIM = 0.7
 _FEWEST_TEXTS = 2
+# What the marks at both ends of a text cost beside its own characters, as if they were such.
+_FRAME_CHARS = 8
 
 
 def bound_ms(metadata: Mapping[str, Any]) -> float:
@@ -34,3 +38,14 @@ def first_texts(texts: Sequence[str], *, predicted_ms: float, bound: float) -> i
         if left < 0:
             return max(_FEWEST_TEXTS, count)
     return len(texts)
+
+
+def shares(tokens: int, texts: Sequence[str]) -> list[int]:
+    """Of the tokens that a server counted for all texts together, about how many each has; in all exactly those."""
+    weights = [len(text) + _FRAME_CHARS for text in texts]
+    found, weighed, told, total = [], 0, 0, sum(weights)
+    for weight in weights:
+        weighed += weight
+        found.append(tokens * weighed // total - told)
+        told += found[-1]
+    return found

@@ -20,12 +20,12 @@ from sollol_broker.registry import Registry
 from sollol_broker.words import JobKind
 
 from .answer import Collector, embed_answer, rerank_answer, warm_answer
-from .backends.protocol import End, Timeouts
+from .backends.protocol import End, Timeouts, Vectors
 from .backends.resuming import refusal
 from .emitter import Emitter
 from .figures import Figures, Flow
 from .lane import Lane
-from .portion import bound_ms, first_texts
+from .portion import bound_ms, first_texts, shares
 from .so_far import SoFar, so_far
 from .spans import Spans
 from .takeover import Takeover
@@ -177,7 +177,8 @@ class Runner:
         if self._envelope.job_kind is JobKind.EMBED:
             request = await self._portion(request)
             vectors = await self._lane.backend.embed(self._served_name(), request, timeouts)
-            return embed_answer(self._envelope.model, vectors), dict(vectors.fields)
+            answer = embed_answer(self._envelope.model, vectors)
+            return {**answer, **self._tokens_each(request, vectors)}, dict(vectors.fields)
         if self._envelope.job_kind is JobKind.RERANK:
             ranking = await self._lane.backend.rerank(self._served_name(), request, timeouts)
             return rerank_answer(self._envelope.model, ranking), dict(ranking.fields)
@@ -234,6 +235,18 @@ class Runner:
         self._part = count
         await self._broker.part(self._claimed.lease, count)
         return {**request, "input": texts[:count]}
+
+    def _tokens_each(self, request: Mapping[str, Any], vectors: Vectors) -> dict[str, list[int]]:
+        """Of a batch's chunk, whose items are told one by one."""
+        tokens, texts = vectors.fields.get("prompt_eval_count"), request.get("input")
+        if (
+            not isinstance(tokens, int)
+            or tokens <= 0
+            or not bound_ms(self._envelope.metadata)
+            or not isinstance(texts, list)
+        ):
+            return {}
+        return {"tokens_each": shares(tokens, texts)}
 
     async def _request(self) -> Mapping[str, Any]:
         payload = self._envelope.payload

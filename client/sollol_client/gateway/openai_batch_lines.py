@@ -225,8 +225,11 @@ def _body_of(line: Line, items: Sequence[BatchItem], request_id: str) -> dict[st
         return Completions(line.talk, request_id).whole(
             [item.answer for item in items if item.answer is not None]
         )
-    vectors = {"embeddings": [item.vector for item in items]}
-    return embed_reply(line.model, Answer(vectors, items[0].routing or _NOWHERE), in_base64=line.in_base64)
+    told = {
+        "embeddings": [item.vector for item in items],
+        "prompt_eval_count": sum(item.prompt_tokens for item in items),
+    }
+    return embed_reply(line.model, Answer(told, items[0].routing or _NOWHERE), in_base64=line.in_base64)
 
 
 def _response(status: int, request_id: str, body: dict[str, Any]) -> dict[str, Any]:
