@@ -12,6 +12,7 @@ from typing import Any
 from .broker import Broker
 from .told import like, number, plain, text, texts, whole
 
+_LINKS = {"": {"trip_ms": 0, "mib_per_s": 0}}
 _PLACE = {"node": "", "device": "", "layers": 0, "mib": 0}
 
 
@@ -35,6 +36,8 @@ class GroupView:
     Attributes:
         head: the node that runs llama-server. parts: every node with its worker, the head first.
         places: layers and MiB by device, as planned. report: MiB by device and kind, as llama-server logged.
+        links: from the head to each other node, by its name, as measured just before its layers were sent: trip_ms of a
+            question and its answer, mib_per_s where that could be measured.
         progress: what is being done, for a reader. why: what went wrong.
         since: seconds since 1970, by Redis' clock. term: of the leader that wrote it last.
     """
@@ -46,6 +49,7 @@ class GroupView:
     parts: tuple[tuple[str, str], ...] = ()
     places: tuple[Mapping[str, Any], ...] = ()
     report: Mapping[str, float] = field(default_factory=dict)
+    links: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     progress: str = ""
     why: str = ""
     since: float = 0.0
@@ -61,6 +65,7 @@ class GroupView:
             "parts": json.dumps(self.parts),
             "places": json.dumps([dict(each) for each in self.places]),
             "report": json.dumps(dict(self.report)),
+            "links": json.dumps({node: dict(each) for node, each in self.links.items()}),
             "progress": self.progress,
             "why": self.why,
             "since": f"{self.since:.3f}",
@@ -81,6 +86,7 @@ class GroupView:
             tuple((part[0], part[1]) for part in like([[""]], plain(fields.get("parts"))) if len(part) == 2),
             tuple(like([_PLACE], plain(fields.get("places")))),
             like({"": 0}, plain(fields.get("report"))) or {},
+            like(_LINKS, plain(fields.get("links"))) or {},
             fields.get("progress", ""),
             fields.get("why", ""),
             number(fields.get("since")),

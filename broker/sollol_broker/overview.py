@@ -29,6 +29,13 @@ _MOST_RUNNING = 6
 # In this order nodes are shown: what is wrong first, then what works, which changes too often to be sorted by.
 _ORDER = {"gone": 0, "silent": 0, "down": 1, "draining": 2, "cordoned": 3, "busy": 4, "idle": 4}
 
+_TOGETHER = {
+    GroupState.FORMING: "is about to load",
+    GroupState.LOADING: "loads",
+    GroupState.READY: "serves",
+    GroupState.BROKEN: "no longer serves",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -81,7 +88,7 @@ def headline(facts: Facts) -> str:
     if not told["waiting"]:
         return f"{work}; nobody waits."
     waits = "waits" if told["waiting"] == 1 else "wait"
-    return f"{work}; {told['waiting']:,} {waits}, the first for {span(1000 * told['oldest_seconds'])}."
+    return f"{work}; {_count(told['waiting'], 'job')} {waits}, the first for {span(1000 * told['oldest_seconds'])}."
 
 
 def totals(facts: Facts) -> dict[str, Any]:
@@ -250,7 +257,8 @@ def _doing(
     if state in ("draining", "cordoned"):
         return f"takes no new jobs: {why}" + (f"; still {work}" if work else "")
     if group is not None:
-        work = work or f"{group.state.value} {group.model} together with {len(group.parts) - 1} more"
+        others = _count(len(group.parts) - 1, "more node")
+        work = work or f"{_TOGETHER[group.state]} {group.model} together with {others}"
     if work:
         return work
     loaded = [model["name"] for model in models if model["loaded"]]

@@ -184,7 +184,7 @@ class History:
     Attributes:
         start: when the first point begins, in seconds since the epoch, by Redis' clock.
         step: length of a point in seconds.
-        until: up to when everything has been told; the last point may be shorter than a step.
+        until: up to when as much has been told as the points hold; the last point may be shorter than a step.
     """
 
     start: float

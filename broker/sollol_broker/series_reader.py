@@ -84,7 +84,9 @@ class SeriesReader:
                 if at.isdigit():
                     found[chunk * CHUNK + int(at)] = _point(value)
         points = tuple(found.get(at) or Point() for at in range(first, last + 1))
-        return History(float(first * step.seconds), float(step.seconds), until, points)
+        # The last point holds what was told since, too, and that is half of it on average.
+        told = until + self._lag_seconds / 2
+        return History(float(first * step.seconds), float(step.seconds), told, points)
 
     async def _names(self, key: str) -> list[str]:
         return sorted(text(each) for each in await self._call("ZRANGE", key, 0, -1))

@@ -104,7 +104,8 @@ class Former:
             timeout_seconds=_LEAD_SECONDS + _LEAD_SECONDS_PER_GIB * self.facts.weight_bytes / 1024**3,
             progress=self._loaded,
         )
-        ready = replace(self.group, state=GroupState.READY, report=dict(data.get("report", {})), progress="")
+        report, links = dict(data.get("report", {})), dict(data.get("links", {}))
+        ready = replace(self.group, state=GroupState.READY, report=report, links=links, progress="")
         await self._write(ready, GROUP_TTL_MS)
         return ready
 

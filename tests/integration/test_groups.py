@@ -51,6 +51,10 @@ async def test_a_group_forms_answers_and_is_dissolved(fleet: Fleet, client: Clie
     for node, _ in group.parts[1:]:
         reported = sum(mib for name, mib in group.report.items() if name.startswith(f"{node} "))
         assert planned[node] == pytest.approx(reported, rel=0.1)
+    # The way to each of them was measured before its layers went there.
+    assert group.links.keys() == {name for name, _ in group.parts[1:]}
+    assert all(link.keys() == {"mib_per_s", "trip_ms"} for link in group.links.values())
+    assert all(value > 0 for link in group.links.values() for value in link.values())
     jobs = _control_jobs(fleet.url)
     assert group.id in jobs, "the search finds nothing where there is something"
     assert QUESTION not in jobs

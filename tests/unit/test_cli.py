@@ -29,7 +29,7 @@ from sollol.cli.chat import choose_model
 from sollol.cli.following import routing_line
 from sollol.cli.options import APP
 from sollol.cli.output import printable
-from sollol.cli.units import count, duration, gib, size
+from sollol.cli.units import count, duration, gib, megabits, milliseconds, size
 from sollol_broker import errors
 from sollol_broker.acl import Role
 from sollol_broker.errors import NoNodeForModel, SollolError
@@ -445,6 +445,13 @@ def test_a_terminal_gets_no_control_characters_of_strangers() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_links() -> None:
+    assert [megabits(pace) for pace in (0.5, 112.0, 250.0, 2500.0)] == [
+        "4.2 Mbit/s", "940 Mbit/s", "2.1 Gbit/s", "21 Gbit/s",
+    ]  # fmt: skip
+    assert [milliseconds(each) for each in (0.043, 0.31, 12.4)] == ["0.043 ms", "0.31 ms", "12 ms"]
 
 
 def test_sizes_and_counts() -> None:

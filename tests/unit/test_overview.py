@@ -38,7 +38,7 @@ _GROUP = GroupView("g1", "big", GroupState.LOADING, "gpu1", (("gpu1", "gpu1.1"),
         (node(state="draining"), {}, "draining", "takes no new jobs: its worker is stopping"),
         (node(busy=1, seen_ms_ago=11_000.0), {}, "silent", "no sign of life for 11 s"),
         (node(backends=({"kind": "ollama", "down": "refused"},)), {}, "down", "its LLM server is down: refused"),
-        (node(), {"groups": (_GROUP,)}, "idle", "loading big together with 1 more"),
+        (node(), {"groups": (_GROUP,)}, "idle", "loads big together with 1 more node"),
     ],
 )  # fmt: skip
 def test_what_a_node_does(machine: NodeView, more: dict[str, Any], state: str, doing: str) -> None:
@@ -112,9 +112,9 @@ def test_what_is_well_alarms_nobody(found: Facts) -> None:
         (facts(gone=(_GONE,)), "Every machine has vanished."),
         (facts(nodes=(node(),)), "The only node is idle; nobody waits."),
         (facts(nodes=(node(busy=1),), queues=(queue(waiting=1),)),
-         "The only node answers 1 job; 1 waits, the first for 5.0 s."),
+         "The only node answers 1 job; 1 job waits, the first for 5.0 s."),
         (facts(nodes=(node(), node("b", busy=2)), queues=(queue(),)),
-         "1 of 2 nodes answers 2 jobs; 3 wait, the first for 5.0 s."),
+         "1 of 2 nodes answers 2 jobs; 3 jobs wait, the first for 5.0 s."),
         (facts(nodes=(node(), node("b"))), "2 nodes are idle; nobody waits."),
     ],
 )  # fmt: skip

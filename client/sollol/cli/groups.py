@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from sollol_broker.errors import SollolError
@@ -10,6 +12,7 @@ from sollol_broker.groups import GroupState, GroupView
 from . import output
 from .options import fabric_options, open_client
 from .output import Cell, Column
+from .units import megabits, milliseconds
 
 _COLUMNS = (
     Column("GROUP"),
@@ -17,6 +20,7 @@ _COLUMNS = (
     Column("STATE"),
     Column("HEAD"),
     Column("LAYERS AND MIB BY DEVICE", folds=True),
+    Column("LINK FROM THE HEAD", folds=True),
     Column("", folds=True),
 )
 _STYLES = {GroupState.READY: "green", GroupState.BROKEN: "red"}
@@ -72,5 +76,12 @@ def _row(group: GroupView) -> tuple[str | Cell, ...]:
         state,
         group.head,
         places or nodes,
+        ", ".join(f"{node}: {_link(told)}" for node, told in sorted(group.links.items())),
         group.why or group.progress,
     )
+
+
+def _link(told: Mapping[str, float]) -> str:
+    """ "940 Mbit/s, 0.3 ms"."""
+    trip = milliseconds(told.get("trip_ms", 0.0))
+    return f"{megabits(told['mib_per_s'])}, {trip}" if "mib_per_s" in told else trip

@@ -36,6 +36,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f} d"
 
 
+def milliseconds(number: float) -> str:
+    """Of a link's round trip, where a tenth counts: "0.3 ms", "12 ms"."""
+    return f"{number:.2g} ms" if number < 10 else f"{number:.0f} ms"
+
+
+def megabits(mib_per_second: float) -> str:
+    """MiB per second as networks are sold: "940 Mbit/s", "9.4 Gbit/s"."""
+    mbit = mib_per_second * 8 * 1024 * 1024 / 1e6
+    if mbit >= 1000:
+        return f"{mbit / 1000:.0f} Gbit/s" if mbit >= 10_000 else f"{mbit / 1000:.1f} Gbit/s"
+    return f"{mbit:.0f} Mbit/s" if mbit >= 10 else f"{mbit:.1f} Mbit/s"
+
+
 def count(number: int, what: str, plural: str = "") -> str:
     """ "1 job", "3 jobs"."""
     return f"{number:,} {what if number == 1 else plural or what + 's'}"

@@ -128,7 +128,7 @@ class PageLooks:
         facts = await self._now()
         told = overview(facts, queue_seconds=self._config.queue_seconds)
         past, _ = await asyncio.gather(self._pasts.fabric(), self._log.read())
-        return {**told, **past, "troubles": self._troubles(facts)}
+        return {**told, **past, "troubles": self._troubles(facts), "most_troubles": _MOST_TROUBLES}
 
     async def nodes(self, params: Mapping[str, str]) -> dict[str, Any]:
         """All nodes, page by page; `q`: part of a name or model, `state`."""
@@ -207,7 +207,7 @@ class PageLooks:
             "at": facts.now,
             "leader": facts.leader,
             "groups": [asdict(group) for group in facts.groups],
-            "links": {node.name: node.llama for node in facts.nodes if node.llama},
+            "addresses": {node.name: node.llama for node in facts.nodes if node.llama},
         }
 
     async def apps(self, params: Mapping[str, str]) -> dict[str, Any]:
@@ -261,7 +261,9 @@ def _row(state: str, job: JobView, now: float) -> dict[str, Any]:
     """A job in a list: its record, and how long each part of its way took."""
     told = job.as_dict()
     ended = job.ended or now
-    waited_until = job.claimed if job.attempt and job.claimed >= job.submitted else ended
+    # One that was handed back waits again.
+    has_begun = job.attempt and job.claimed >= job.submitted and job.state.value != "queued"
+    waited_until = job.claimed if has_begun else ended
     ran = max(0.0, ended - job.claimed) if job.attempt and job.state.value != "queued" else 0.0
     begun = job.first_token >= job.claimed > 0
     return {

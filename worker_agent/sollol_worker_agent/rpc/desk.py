@@ -274,7 +274,7 @@ class OrderDesk:
         self._backend = LlamaServerBackend(head.url, model=model)
         self._host.add_backend(self._backend)
         await self._host.tell()
-        return {"report": report}
+        return {"report": report, "links": head.links}
 
     def _tell_progress(self, order: Order, share: float, left_seconds: float) -> None:
         data = {"loaded": round(share, 3), "left_seconds": round(left_seconds, 1)}

@@ -111,6 +111,10 @@ class Head:
     Args:
         node: this one.
         progress: is told how far loading is: a share from 0 to 1, and about how many seconds are left.
+
+    Attributes:
+        links: by member, once it has started: trip_ms of a question and its answer, and mib_per_s to it where that
+            could be measured. The way is the one that the layers take, through the tunnel.
     """
 
     def __init__(
@@ -149,6 +153,7 @@ class Head:
         size = path.stat().st_size
         self._start_seconds = _LOAD_SECONDS + _LOAD_SECONDS_PER_GIB * size / 1024**3
         self._server: LlamaServerProcess | None = None
+        self.links: dict[str, dict[str, float]] = {}
 
     @property
     def url(self) -> str:
@@ -221,7 +226,8 @@ class Head:
             self._server.log.write_bytes(b"")
 
     async def _check(self, member: Member, port: int) -> None:
-        report = await ask("127.0.0.1", port, timeout_seconds=5.0)
+        # Before the layers are sent, for later the rpc-server listens to the head alone.
+        report = await ask("127.0.0.1", port, timeout_seconds=5.0, measures_bandwidth=True)
         if report.state is not RpcState.IDLE or report.version is None:
             raise BackendError(
                 f"the rpc-server of {member.node} does not answer ({report.state}: {report.why})"
@@ -239,14 +245,16 @@ class Head:
                 f"{member.node} offers {len(report.devices)} devices, planned were {len(member.layers)}",
                 member.node,
             )
+        pace = {} if report.mib_per_s is None else {"mib_per_s": report.mib_per_s}
+        self.links[member.node] = {"trip_ms": report.trip_ms, **pace}
 
     async def _tell(self) -> None:
-        began = time.monotonic()
+        began, before = time.monotonic(), self.carried_bytes
         expected = sum(member.weights_bytes for member in self._far)
         while True:
             await asyncio.sleep(_TELL_SECONDS)
             if expected > 0:
-                share = min(0.99, self.carried_bytes / expected)
+                share = min(0.99, (self.carried_bytes - before) / expected)
                 took = time.monotonic() - began
                 self._progress(share, took * (1 - share) / share if share > 0.01 else 0.0)
 

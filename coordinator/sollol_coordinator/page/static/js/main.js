@@ -12,7 +12,7 @@ const main = document.getElementById("view");
 const look = main.dataset.look;
 const view = await import(`./views/${look}.js`);
 const trouble = h("div", { class: "trouble", role: "alert", hidden: true });
-const body = h("div", { class: `view ${look}` });
+const body = h("div", { class: "view" });
 const badge = document.getElementById("live");
 
 function state(word) {
@@ -51,6 +51,8 @@ function go(next) {
 
 main.replaceChildren(...(view.frame ? [view.frame(params(), go)] : []), trouble, body);
 body.append(h("p", { class: "loading" }, "Reading the fabric…"));
+const here = document.querySelector("#menu [aria-current]");
+if (here) here.scrollIntoView({ inline: "center", block: "nearest" }); // the menu is wider than a phone
 listen();
 listenToPlots();
 live.follow(look, params());

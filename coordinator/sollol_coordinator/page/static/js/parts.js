@@ -18,6 +18,7 @@ export function bar(label, value, most, text, level) {
 
 /** Slots as little boxes, the busy ones filled. */
 export function slots(busy, all) {
+  if (!all) return null; // it lends its memory to a group, or only tells of its hardware
   if (all > 24) return bar("Slots", busy, all, `${busy} of ${all} busy`, "usual");
   const boxes = [];
   for (let at = 0; at < all; at++) boxes.push(h("i", { class: at < busy ? "on" : null }));
@@ -102,7 +103,7 @@ export function table(name, heads, rows) {
 
 export function row(key, props, heads, ...cells) {
   return h("tr", { "data-key": key, ...props },
-    cells.map((cell, at) => h("td", { "data-head": heads[at] || null }, cell)));
+    cells.map((cell, at) => h("td", { "data-head": heads[at] || null, class: cell === "–" || cell === "" ? "none" : null }, cell)));
 }
 
 export function section(name, title, ...children) {
@@ -110,11 +111,18 @@ export function section(name, title, ...children) {
     h("h2", { id: `${name}-title` }, title), children);
 }
 
-export const shortId = (id) => (id.length > 12 ? id.slice(0, 12) + "…" : id);
+/** Ids begin with their time, and those of a batch all alike: their end tells them apart. */
+export const shortId = (id) => (id.length > 16 ? `${id.slice(0, 6)}…${id.slice(-8)}` : id);
 
 export const waited = (seconds) => span(seconds);
 
 /** A name and a value, one below the other. */
 export function fact(name, value, id) {
   return h("div", { class: "fact", "data-key": name }, h("dt", {}, name), h("dd", { id: id || null }, value === "" || value === null || value === undefined ? "–" : value));
+}
+
+/** Who wrote a line of the log: only workers are nodes with a page of their own. */
+export function sayer(line) {
+  if (line.source === "worker" && line.node) return link("/node", { name: line.node }, {}, line.node);
+  return [line.source, line.node && line.node !== line.source ? ` on ${line.node}` : ""].join("");
 }

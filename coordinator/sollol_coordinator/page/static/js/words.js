@@ -26,6 +26,19 @@ export function size(mib) {
   return `${Math.round(mib)} MiB`;
 }
 
+/** A pace in MiB/s as networks are sold. */
+export function megabits(mibPerSecond) {
+  const mbit = mibPerSecond * 8.388608;
+  if (mbit >= 10000) return `${Math.round(mbit / 1000)} Gbit/s`;
+  if (mbit >= 1000) return `${(mbit / 1000).toFixed(1)} Gbit/s`;
+  return `${mbit >= 10 ? Math.round(mbit) : mbit.toFixed(1)} Mbit/s`;
+}
+
+/** Of a link's round trip, where a tenth counts. */
+export function milliseconds(number) {
+  return `${number < 10 ? Number(number.toPrecision(2)) : Math.round(number)} ms`;
+}
+
 export function rate(number) {
   if (number === null || number === undefined) return "–";
   if (number === 0) return "0";

@@ -3,10 +3,10 @@
 import { h, link } from "../dom.js";
 import { mayOperate } from "../actions.js";
 import { badge, bar, code, empty, row, table } from "../parts.js";
-import { ago, size, whole } from "../words.js";
+import { megabits, milliseconds, size, span, whole } from "../words.js";
 
 const STATES = { ready: "idle", forming: "busy", loading: "busy", broken: "down" };
-const HEADS = ["Node", "Device", "Layers", "Memory", "Link"];
+const HEADS = ["Node", "Device", "Layers", "Memory", "Link from the head"];
 
 export function render(told) {
   if (!told.groups.length) {
@@ -20,19 +20,23 @@ export function render(told) {
 function card(group, told) {
   const most = Math.max(1, ...group.places.map((place) => place.mib || 0));
   return h("section", { class: "card group", "data-key": group.id, "data-group": group.id, "data-state": group.state },
-    h("header", {}, h("h2", {}, group.model), badge(STATES[group.state] || "idle", group.state)),
-    h("p", { class: "doing" }, group.why || group.progress || `${group.parts.length} nodes serve it together since ${ago(group.since, told.at)}`),
+    h("header", {}, h("h2", {}, group.model, " ", h("span", { class: "muted small mono" }, group.id)), badge(STATES[group.state] || "idle", group.state)),
+    h("p", { class: "doing" }, group.why || group.progress || `${group.parts.length} nodes serve it together, for ${span(Math.max(0, told.at - group.since))} now`),
     group.places.length
       ? table(`places-${group.id}`, HEADS, group.places.map((place, at) => row(String(at), {}, HEADS,
-          link("/node", { name: place.node }, {}, place.node), [place.device, place.node === group.head ? " (head)" : ""], whole(place.layers), bar("", place.mib, most, size(place.mib || 0), "usual"), connection(place, told))))
+          link("/node", { name: place.node }, {}, place.node), place.device === "CPU" ? "CPU, main memory" : place.device, whole(place.layers), bar("", place.mib, most, size(place.mib || 0), "usual"), connection(group, place, told))))
       : h("ul", {}, group.parts.map(([node]) => h("li", { "data-key": node }, link("/node", { name: node }, {}, node), node === group.head ? " (head)" : ""))),
     report(group),
     mayOperate() ? h("div", { class: "actions" }, h("button", { type: "button", class: "quiet small", "data-do": "dissolve", "data-group": group.id, "data-sure": `Dissolve the group for ${group.model}? It is formed again when a job needs it.` }, "Dissolve")) : null);
 }
 
-function connection(place, told) {
-  const lends = told.links[place.node];
-  return lends && lends.address ? lends.address : "–";
+// Measured just before the layers were sent; what is not a number was not measured.
+function connection(group, place, told) {
+  if (place.node === group.head) return h("span", { class: "muted" }, "the head");
+  const link = (group.links || {})[place.node] || {};
+  const parts = [link.mib_per_s ? megabits(link.mib_per_s) : "", link.trip_ms ? milliseconds(link.trip_ms) : ""].filter(Boolean);
+  const address = (told.addresses[place.node] || {}).address;
+  return h("span", { title: address ? `to ${address}` : null }, parts.join(", ") || (group.state === "ready" ? "not measured" : "not measured yet"));
 }
 
 function report(group) {

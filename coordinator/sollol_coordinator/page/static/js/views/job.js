@@ -2,7 +2,7 @@
 
 import { h, link } from "../dom.js";
 import { badge, empty, fact, row, section, table } from "../parts.js";
-import { clock, span, whole } from "../words.js";
+import { clock, count, span, whole } from "../words.js";
 import { buttons, priority } from "./jobs.js";
 
 export function render(told) {
@@ -42,7 +42,7 @@ function facts(told) {
     ? `${(told.output_tokens / (told.ended - told.first_token)).toFixed(1)} tokens/s` : "";
   return h("dl", { class: "facts", "data-key": "facts", id: "job-facts" },
     fact("Model", told.model), fact("Application", link("/jobs", { app: told.app }, {}, told.app)),
-    fact("Priority", priority(told)), fact("Task", told.task), fact("Node", told.node ? link("/node", { name: told.node }, {}, told.node) : ""),
+    fact("Priority", priority(told)), fact("Task", told.task), fact("Node", told.node && told.state !== "queued" ? link("/node", { name: told.node }, {}, told.node) : ""),
     fact("Attempts", whole(told.attempt)), fact("Waited", span(told.waited_seconds)),
     fact("First token after", told.first_token_seconds === null ? "" : span(told.first_token_seconds)),
     fact("Ran", told.ran_seconds ? span(told.ran_seconds) : ""), fact("Tokens", tokens), fact("Speed", speed),
@@ -71,7 +71,7 @@ function waits(told) {
   if (!told.nodes.length) return null;
   return section("nodes", "What each node makes of it", table("reasons", HEADS, told.nodes.map((each) =>
     row(each.node, { "data-code": each.code }, HEADS, link("/node", { name: each.node }, {}, each.node), h("span", { class: "mono" }, each.worker), each.text))),
-  told.position === null ? null : h("p", { class: "muted" }, `${whole(told.position)} jobs before it` + (told.start_in_seconds === null ? "" : `; it should begin in about ${span(told.start_in_seconds)}`)));
+  told.position === null ? null : h("p", { class: "muted" }, (told.position ? `${count(told.position, "job")} before it` : "It is the first in line") + (told.start_in_seconds === null ? "" : `; it should begin in about ${span(told.start_in_seconds)}`)));
 }
 
 function taken(told) {

@@ -39,7 +39,7 @@ export function render(told, params) {
 function line(job) {
   return row(`${job.list}/${job.id}`, { "data-job": job.id, "data-state": job.state }, HEADS,
     badge(job.state, job.list === "delayed" ? "tried again soon" : job.state === "queued" ? "waiting" : job.state),
-    job.model, link("/jobs", { app: job.app }, {}, job.app), priority(job), job.node ? link("/node", { name: job.node }, {}, job.node) : "–",
+    job.model, link("/jobs", { app: job.app }, {}, job.app), priority(job), job.node && job.state !== "queued" ? link("/node", { name: job.node }, {}, job.node) : "–",
     h("time", {}, clock(job.submitted)), span(job.waited_seconds), job.ran_seconds ? span(job.ran_seconds) : "–",
     job.output_tokens ? `${whole(job.prompt_tokens)} + ${whole(job.output_tokens)}` : "–",
     link("/job", { id: job.id }, { class: "mono", title: job.id }, shortId(job.id)), buttons(job));

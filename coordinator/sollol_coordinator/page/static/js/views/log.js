@@ -1,7 +1,7 @@
 // The live log, the latest line first.
 
 import { h, link } from "../dom.js";
-import { badge, empty } from "../parts.js";
+import { badge, empty, sayer, shortId } from "../parts.js";
 import { clock, whole } from "../words.js";
 import { field, fillList, filters, listed, pick } from "../filter.js";
 
@@ -20,13 +20,13 @@ export function render(told) {
   return h("ul", { class: "log", id: "log-lines", "data-key": "lines" }, told.lines.map((line) =>
     h("li", { "data-level": line.level, "data-key": line.id },
       h("time", {}, clock(line.at)), line.level === "info" ? h("span", { class: "muted small" }, "info") : badge(line.level, line.level),
-      h("span", { class: "from", title: line.process }, line.node ? link("/node", { name: line.node }, {}, line.node) : line.source),
+      h("span", { class: "from", title: line.process }, sayer(line)),
       h("span", { class: "event" }, line.event, " ", fields(line)))));
 }
 
 function fields(line) {
   const found = Object.entries({ ...(line.app ? { app: line.app } : {}), ...line.fields });
   return h("span", { class: "fields" }, found.map(([name, value]) => [
-    name === "job" ? ["job ", link("/job", { id: String(value) }, {}, String(value).slice(0, 12))] : `${name} ${value}`, "  "]),
+    name === "job" ? ["job ", link("/job", { id: String(value) }, {}, shortId(String(value)))] : `${name} ${value}`, "  "]),
     line.left_out ? `(${line.left_out} more like this were left out)` : "");
 }

@@ -38,6 +38,8 @@ function machine(told) {
     h("p", { class: "muted small" }, [...(told.gpus || []).map((gpu) => `${gpu.name}${gpu.power_w ? `, ${Math.round(gpu.power_w)} W` : ""}`), `${told.cpu_model}, ${told.cpu_count} CPUs`].join(" · ")));
 }
 
+const isKnown = (values) => values.some((value) => value !== null);
+
 function past(told) {
   const history = told.history;
   if (!history) return null;
@@ -45,8 +47,9 @@ function past(told) {
   return section("history", "The last hour", h("div", { class: "plots" },
     plot({ id: "tokens", title: "Tokens per second", start, step, words: rate, lines: [{ name: "", values: history.tokens }] }),
     plot({ id: "busy", title: "Busy slots", start, step, words: rate, lines: [{ name: "", values: history.busy }] }),
-    plot({ id: "memory", title: "Memory in use", start, step, words: size, lines: [{ name: "VRAM", values: history.vram }, { name: "RAM", values: history.ram }] }),
-    plot({ id: "gpu", title: "GPU, percent", start, step, words: whole, lines: [{ name: "", values: history.gpu }] })));
+    plot({ id: "memory", title: "Memory in use", start, step, words: size,
+      lines: [...(isKnown(history.vram) ? [{ name: "VRAM", values: history.vram }] : []), { name: "RAM", values: history.ram }] }),
+    isKnown(history.gpu) ? plot({ id: "gpu", title: "GPU, percent", start, step, words: whole, lines: [{ name: "", values: history.gpu }] }) : null));
 }
 
 const JOB_HEADS = ["Job", "Model", "Application", "Runs since", "Attempt"];
@@ -85,5 +88,10 @@ const AGENT_HEADS = ["Worker", "Release", "Slots", "Clock"];
 function agents(told) {
   return section("agents", "Workers", table("agent-table", AGENT_HEADS, told.agents.map((agent) =>
     row(agent.id, { "data-worker": agent.id }, AGENT_HEADS, h("span", { class: "mono" }, agent.id), agent.version || "–", `${agent.busy} of ${agent.slots} busy`,
-      agent.clock_ahead_seconds === null ? "–" : `${agent.clock_ahead_seconds > 0 ? "+" : ""}${agent.clock_ahead_seconds.toFixed(2)} s`))));
+      agent.clock_ahead_seconds === null ? "–" : clockOf(agent.clock_ahead_seconds)))));
+}
+
+/** Against Redis' clock; what a message takes on its way is no difference. */
+function clockOf(ahead) {
+  return Math.abs(ahead) < 0.5 ? "right" : `${span(Math.abs(ahead))} ${ahead > 0 ? "fast" : "slow"}`;
 }

@@ -1,7 +1,7 @@
 // The first page: what every machine does, what waits and why, what went wrong.
 
 import { h, s, link } from "../dom.js";
-import { badge, bar, code, empty, nodeCard, row, section, table } from "../parts.js";
+import { badge, bar, code, empty, nodeCard, row, sayer, section, table } from "../parts.js";
 import { plot } from "../plot.js";
 import { ago, clock, count, percent, rate, size, span, whole } from "../words.js";
 
@@ -10,7 +10,9 @@ export function render(told) {
 }
 
 function headline(told) {
-  return h("p", { class: "headline", id: "headline", "data-key": "headline" }, told.headline);
+  const wrong = (told.troubles || []).length;
+  return h("div", { class: "headline", id: "headline", "data-key": "headline" }, told.headline,
+    wrong ? [" ", h("a", { href: "#troubles" }, `${wrong >= told.most_troubles ? "Much" : count(wrong, "thing")} went wrong in the last hour.`)] : "");
 }
 
 const WHERE = { "worker.gone": ["/node", "name"], "worker.silent": ["/node", "name"], "backend.down": ["/node", "name"], "queue.unserved": ["/jobs", "model"], "queue.old": ["/jobs", "model"] };
@@ -42,7 +44,7 @@ function tiles(told) {
     tile("tokens", "Tokens/s", rate(now.tokens), "last minute"),
     tile("ttft", "First token", span(now.ttft_p50), now.ttft_p95 === null || now.ttft_p95 === undefined ? "" : `p95 ${span(now.ttft_p95)}`),
     tile("latency", "Whole answer", span(now.latency_p50), now.latency_p95 === null || now.latency_p95 === undefined ? "" : `p95 ${span(now.latency_p95)}`),
-    tile("errors", "Failed", now.errors_hour === undefined ? "–" : whole(now.errors_hour), now.requests_hour ? `${percent(now.errors_hour / now.requests_hour)} of the last hour` : "in the last hour", now.errors_hour ? "warning" : null));
+    tile("errors", "Failed", now.errors_hour === undefined ? "–" : whole(now.errors_hour), now.errors_hour ? `${percent(now.errors_hour / Math.max(1, now.requests_hour))}, last hour` : "in the last hour", now.errors_hour ? "warning" : null));
 }
 
 function machines(told) {
@@ -68,11 +70,13 @@ function queues(told) {
       ["A model gets one with its first worker. Hand a job in: ", code("sollol chat \"Hello\"")]));
   }
   const most = Math.max(1, ...told.queues.map((queue) => queue.waiting));
+  // Of thousands of running jobs a few hundred are looked at one by one.
+  const isPart = told.totals.running > told.queues.reduce((sum, queue) => sum + queue.running, 0);
   return section("queues", "What waits, and why", table("queue-table", HEADS, told.queues.map((queue) =>
     row(queue.model, { "data-model": queue.model, "data-waiting": queue.waiting, "data-running": queue.running }, HEADS,
       link("/jobs", { model: queue.model, state: queue.waiting ? "waiting" : "" }, {}, queue.model),
       [h("b", { class: "num" }, whole(queue.waiting)), " ", queue.waiting ? meter(queue.waiting, most) : ""],
-      queue.waiting ? span(queue.oldest_seconds) : "–", whole(queue.running), whole(queue.workers),
+      queue.waiting ? span(queue.oldest_seconds) : "–", `${isPart && queue.running ? "at least " : ""}${whole(queue.running)}`, whole(queue.workers),
       h("span", { class: "muted" }, queue.why || (queue.workers ? "nobody waits" : "no worker has it now"))))),
   told.queues_in_all > told.queues.length ? h("p", { class: "more" }, `${told.queues.length} of ${whole(told.queues_in_all)} queues, the longest.`) : null);
 }
@@ -91,8 +95,8 @@ function history(told) {
     h("div", { class: "plots" },
       plot({ id: "tokens", title: "Tokens per second", start, step, words: rate, lines: [{ name: "", values: past.tokens }], sum: `${whole(past.tokens_total)} in all` }),
       plot({ id: "requests", title: "Requests per second", start, step, words: rate, lines: [{ name: "", values: past.requests }], sum: `${whole(past.requests_total)} in all` }),
-      plot({ id: "ttft", title: "First token after", start, step, words: span, lines: lines("ttft") }),
-      plot({ id: "latency", title: "Whole answer after", start, step, words: span, lines: lines("latency") }),
+      plot({ id: "ttft", title: "First token", start, step, words: span, lines: lines("ttft") }),
+      plot({ id: "latency", title: "Whole answer", start, step, words: span, lines: lines("latency") }),
       plot({ id: "waiting", title: "Jobs waiting", start, step, words: whole, lines: [{ name: "", values: past.waiting }] }),
       plot({ id: "errors", title: "Failed per minute", start, step, words: rate, lines: [{ name: "", values: past.errors }], sum: `${whole(past.errors_total)} in all` })));
 }
@@ -102,7 +106,7 @@ function troubles(told) {
   if (!found) return null;
   const body = found.length
     ? h("ul", { class: "log", id: "trouble-list" }, found.map((line) => h("li", { "data-level": line.level, "data-key": line.id },
-        h("time", { title: clock(line.at) }, ago(line.at, told.at)), badge(line.level, line.level), h("span", { class: "from" }, line.node || line.source),
+        h("time", { title: clock(line.at) }, ago(line.at, told.at)), badge(line.level, line.level), h("span", { class: "from" }, line.source ? sayer(line) : line.node),
         h("span", { class: "event" }, line.event, line.fields && line.fields.job ? [" ", link("/job", { id: line.fields.job }, {}, "job")] : ""))))
     : empty("Nothing went wrong in the last hour.");
   return section("troubles", "What went wrong in the last hour", body, h("p", { class: "more" }, link("/log", {}, {}, "The whole log")));
