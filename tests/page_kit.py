@@ -58,7 +58,7 @@ class Site:
 @asynccontextmanager
 async def site(redis_url: str, **config: Any) -> AsyncIterator[Site]:
     """A page of a fabric; at the end all of its streams have ended, too."""
-    page = Page(redis_url, PageConfig(port=0, **config), environ={}, patience_seconds=1.0)
+    page = Page(redis_url, PageConfig(**{"port": 0, **config}), environ={}, patience_seconds=1.0)
     await asyncio.to_thread(page.start)
     try:
         async with httpx.AsyncClient(base_url=page.url, trust_env=False, timeout=30) as http:

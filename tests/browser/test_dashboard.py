@@ -14,7 +14,7 @@ import redis.asyncio
 from playwright.async_api import Browser, Page, expect
 
 from fabric import worker, worker_process
-from page_kit import Site
+from page_kit import Site, site
 from sollol import AsyncClient, AsyncJob
 from sollol_broker.errors import JobCancelled
 from sollol_broker.keys import Keys
@@ -248,3 +248,59 @@ async def test_it_works_with_the_keyboard_alone(redis_url: str, client: AsyncCli
         await expect(tab.locator('article[data-node="gpu-1"]')).to_have_attribute("data-state", "cordoned")
         (node,) = await client.nodes()
         assert node.controls.cordoned
+
+
+async def test_focus_stays_where_it_is_when_rows_above_go(
+    redis_url: str, client: AsyncClient, tab: Page
+) -> None:
+    jobs = _ask(client, 3, wait_for_node=True)
+    for job in jobs:
+        await job.accepted(30)
+    await tab.goto("/jobs?state=waiting")
+    await expect(tab.locator("tr[data-job]")).to_have_count(3)
+    shown = [str(await row.get_attribute("data-job")) for row in await tab.locator("tr[data-job]").all()]
+    await tab.locator(f'tr[data-job="{shown[-1]}"] [data-do="cancel"]').focus()
+    for job in jobs:
+        if job.id != shown[-1]:
+            await job.cancel()
+    await expect(tab.locator("tr[data-job]")).to_have_count(1)
+    assert await tab.evaluate("document.activeElement.dataset.job") == shown[-1]
+    assert await tab.locator("main h1").count() == 1, "what the page is stays told to who hears it"
+    await _end(jobs)
+
+
+async def test_tabs_that_nobody_sees_keep_none_from_being_loaded(browser: Browser, dashboard: Site) -> None:
+    """A browser opens six connections to a page, and each tab's stream takes one."""
+    context = await browser.new_context(base_url=dashboard.page.url)
+    await context.add_init_script(
+        "window.unseen = true;"
+        "Object.defineProperty(document, 'hidden', {get: () => window.unseen, configurable: true})"
+    )
+    tabs = [await context.new_page() for _ in range(8)]
+    for tab in tabs:
+        await tab.goto("/apps")
+        await expect(tab.locator("#live")).to_have_attribute("data-state", "paused")
+    await tabs[0].evaluate("window.unseen = false; document.dispatchEvent(new Event('visibilitychange'))")
+    await expect(tabs[0].locator("#live")).to_have_attribute("data-state", "live")
+    await tabs[0].evaluate("window.unseen = true; document.dispatchEvent(new Event('visibilitychange'))")
+    await expect(tabs[0].locator("#live")).to_have_attribute("data-state", "paused")
+    await context.close()
+
+
+async def test_a_page_that_starts_anew_is_found_again_with_the_filter(
+    redis_url: str, client: AsyncClient, browser: Browser
+) -> None:
+    (job,) = _ask(client, 1, wait_for_node=True)
+    await job.accepted(30)
+    context = await browser.new_context()
+    tab = await context.new_page()
+    async with site(redis_url) as first:
+        port = first.page.port
+        await tab.goto(f"{first.page.url}jobs?app=people&state=waiting")
+        await expect(tab.locator("tr[data-job]")).to_have_count(1)
+    await expect(tab.locator("#live")).to_have_attribute("data-state", "lost")
+    async with site(redis_url, port=port):
+        await expect(tab.locator("#live")).to_have_attribute("data-state", "live")
+        await _end([job])
+        await expect(tab.locator("tr[data-job]")).to_have_count(0)
+        await context.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import waitress.server  # type: ignore[import-untyped]  # it ships no types
+import waitress.wasyncore  # type: ignore[import-untyped]
 
 from sollol_broker.broker import Broker
 from sollol_broker.key_store import KeyStore
@@ -169,11 +171,14 @@ class Page:
             hub.close()
         server, self._server = self._server, None
         if server is not None:
-            with contextlib.suppress(OSError):
-                server.pull_trigger()
             server.task_dispatcher.shutdown(timeout=5)
-            server.close()
-        self._thread = None  # it has nothing left to wait for, and ends within a second
+            close = functools.partial(waitress.wasyncore.close_all, server._map, ignore_all=True)
+            thread, self._thread = self._thread, None
+            if thread is None:
+                close()
+            else:  # in its own thread: what it polls stays open until it has polled
+                server.trigger.pull_trigger(close)
+                thread.join(timeout=5)
         portal, self._portal = self._portal, None
         if portal is not None:
             portal.run(self._broker.close())

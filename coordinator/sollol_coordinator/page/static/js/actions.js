@@ -45,6 +45,7 @@ async function act(element, more) {
     say(await post(verb, given));
   } catch (error) {
     say(error.message, true);
+    for (const option of element.options || []) option.selected = option.defaultSelected;
   } finally {
     element.disabled = false;
   }

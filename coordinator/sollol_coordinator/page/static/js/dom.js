@@ -47,6 +47,9 @@ function patch(parent, wanted) {
     const key = keyOf(child);
     if (key !== null) keyed.set(key, child);
   }
+  // What goes away goes first: otherwise all behind it would be moved, and lose the focus.
+  const stay = new Set(wanted.map(keyOf));
+  for (const [key, child] of keyed) if (!stay.has(key)) child.remove();
   let at = parent.firstChild;
   for (const next of wanted) {
     const key = keyOf(next);

@@ -1,15 +1,18 @@
 // One stream of events per page. Where there is no room for another stream, it asks every few seconds instead.
 
 const ASK_MS = 5000;
-const HIDDEN_MS = 60000;
+// Once a minute it tries whether there is room for a stream again.
+const ASKS = 12;
+// A browser opens six connections to a page, for all of its tabs together: each stream of a tab that nobody sees keeps
+// others from being loaded at all.
+const HIDDEN_MS = 2000;
 
 export class Live {
   constructor({ onLook, onTrouble, onState }) {
-    this.onLook = onLook;
-    this.onTrouble = onTrouble;
-    this.onState = onState;
+    Object.assign(this, { onLook, onTrouble, onState });
     this.source = null;
     this.asking = 0;
+    this.asked = 0;
     this.path = "";
     this.hiding = 0;
     document.addEventListener("visibilitychange", () => this.seen());
@@ -24,6 +27,8 @@ export class Live {
 
   open() {
     this.close();
+    this.isPaused = document.hidden;
+    if (this.isPaused) return this.onState("paused");
     this.onState("waiting");
     const source = new EventSource(`/live/${this.path}`);
     this.source = source;
@@ -38,6 +43,7 @@ export class Live {
       this.onState("lost");
       if (source.readyState === EventSource.CLOSED) this.ask();
     };
+    return undefined;
   }
 
   close() {
@@ -69,17 +75,16 @@ export class Live {
     } catch {
       this.onState("lost");
     }
-    if (path === this.path && !this.source) this.asking = setTimeout(() => this.ask(), ASK_MS);
+    if (path === this.path && !this.source) this.asking = setTimeout(() => (++this.asked % ASKS ? this.ask() : this.open()), ASK_MS);
     return undefined;
   }
 
-  // A tab that nobody sees for a minute costs nothing.
+  // A tab that nobody sees costs nothing.
   seen() {
     clearTimeout(this.hiding);
     if (document.hidden) {
       this.hiding = setTimeout(() => { this.close(); this.onState("paused"); this.isPaused = true; }, HIDDEN_MS);
     } else if (this.isPaused) {
-      this.isPaused = false;
       this.open();
     }
   }

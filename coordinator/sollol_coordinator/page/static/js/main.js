@@ -5,7 +5,7 @@ import { listen } from "./actions.js";
 import { Live } from "./live.js";
 import { listenToPlots } from "./plot.js";
 const STATES = {
-  waiting: "connecting", live: "live", asking: "every 5 s", trouble: "Redis is away", lost: "page is away", paused: "paused",
+  waiting: "connecting", live: "live", asking: "every 5 s", trouble: "trouble", lost: "page is away", paused: "paused",
 };
 
 const main = document.getElementById("view");
@@ -25,10 +25,12 @@ const params = () => Object.fromEntries(new URLSearchParams(location.search));
 const live = new Live({
   onLook(told) {
     trouble.hidden = true;
-    if (look === "overview") document.title = titleOf(told);
-    show(body, view.render(told, params(), go));
-    body.dataset.drawn = String(Number(body.dataset.drawn || 0) + 1);
-    if (view.after) view.after(told);
+    try {
+      draw(told);
+    } catch (error) {
+      state("trouble");
+      this.onTrouble(`The page made a mistake in drawing what it was told (${error})`);
+    }
   },
   onTrouble(error) {
     trouble.textContent = `${error}. What is shown below may be old.`;
@@ -36,6 +38,13 @@ const live = new Live({
   },
   onState: state,
 });
+
+function draw(told) {
+  if (look === "overview") document.title = titleOf(told);
+  show(body, view.render(told, params(), go));
+  body.dataset.drawn = String(Number(body.dataset.drawn || 0) + 1);
+  if (view.after) view.after(told);
+}
 
 function titleOf(told) {
   const errors = told.alerts.filter((alert) => alert.level === "error").length;
@@ -49,7 +58,7 @@ function go(next) {
   live.follow(look, params());
 }
 
-main.replaceChildren(...(view.frame ? [view.frame(params(), go)] : []), trouble, body);
+main.replaceChildren(main.querySelector("h1"), ...(view.frame ? [view.frame(params(), go)] : []), trouble, body);
 body.append(h("p", { class: "loading" }, "Reading the fabric…"));
 const here = document.querySelector("#menu [aria-current]");
 if (here) here.scrollIntoView({ inline: "center", block: "nearest" }); // the menu is wider than a phone

@@ -1,7 +1,7 @@
 // Lines over time, in plain SVG. What is drawn is also said in words below it.
 
 import { h, s } from "./dom.js";
-import { clock } from "./words.js";
+import { clock, hour } from "./words.js";
 
 const WIDTH = 600;
 const HEIGHT = 120;
@@ -60,7 +60,7 @@ export function plot({ id, title, start, step, lines, words, sum }) {
         lines.length === 1 ? s("path", { class: "area line0", d: area(lines[0].values, top) }) : null,
         lines.map((line, at) => s("path", { class: `curve line${at}`, d: path(line.values, top) }))),
       h("span", { class: "cursor", hidden: true, "data-keep": "" }), h("span", { class: "tip", hidden: true, "data-keep": "" })),
-    h("div", { class: "axis", "aria-hidden": "true" }, h("span", {}, clock(start).slice(0, 5)), h("span", {}, sum || ""), h("span", {}, clock(end).slice(0, 5))));
+    h("div", { class: "axis", "aria-hidden": "true" }, h("span", {}, hour(start)), h("span", {}, sum || ""), h("span", {}, hour(end))));
 }
 
 /** Follow the pointer: what the lines say at that moment. */

@@ -57,6 +57,10 @@ export function clock(seconds) {
   return isToday ? time : `${at.toLocaleDateString("en-CA")} ${time}`;
 }
 
+export function hour(seconds) {
+  return new Date(seconds * 1000).toLocaleTimeString("en-GB").slice(0, 5);
+}
+
 export function ago(seconds, now) {
   return seconds ? `${span(Math.max(0, now - seconds))} ago` : "–";
 }
