@@ -127,4 +127,6 @@ def checked(kind: type[M], fields: dict[str, Any]) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InvalidJob(f"{field}: {first['msg']}", field=field) from None
+        known = len(first["loc"]) == 1 and f"is not known; known are {', '.join(kind.model_fields)}"
+        said = known if known and first["type"] == "extra_forbidden" else first["msg"]
+        raise InvalidJob(f"{field}: {said}", field=field) from None

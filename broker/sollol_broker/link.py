@@ -213,7 +213,7 @@ class Link:
                     ) from error
                 if time.monotonic() + delay > give_up_at:
                     raise BrokerUnavailable(
-                        f"Redis at {self.url} cannot work now: {_first_words(error)}"
+                        f"Redis at {self.url} cannot work now: {_first_words(error)}{_what_to_do(error)}"
                     ) from None
             except Unconfirmed as error:
                 await self._leave(wire)
@@ -336,6 +336,13 @@ class Link:
 def _code(error: RedisError) -> str:
     """The code of an error reply; redis-py cuts it off the text of those that it knows."""
     return error.status_code or str(error).partition(" ")[0]
+
+
+def _what_to_do(error: RedisError) -> str:
+    """The rest of a sentence that tells of a server which cannot work now."""
+    if _code(error) == "MISCONF":
+        return "; it takes no writes until its disk has room and can be written, and then goes on by itself"
+    return ""
 
 
 def _is_about_tls(error: BaseException) -> bool:

@@ -266,7 +266,8 @@ async def _require_node(session: Session, model: str) -> None:
     reasons = await session.registry.reasons(model)
     told = "; ".join(f"{node}: {why}" for node, why in sorted(reasons.items())) or "no worker is connected"
     raise NoNodeForModel(
-        f"no node serves {model} ({told}); wait_for_node=True begins all the same", reasons=reasons
+        f"no node serves {model} ({told}); with wait_for_node=True (--wait-for-node) it begins all the same",
+        reasons=reasons,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sollol_broker import features
 from sollol_broker.broker import Submission
+from sollol_broker.codec import pack
 from sollol_broker.envelope import Envelope, Requires, Trace, checked, rerank_label
 from sollol_broker.errors import InvalidJob
 from sollol_broker.fair_order import head_start_ms
@@ -104,7 +105,7 @@ def build_request(
         payload, blobs = take_blobs_out({**body, **backend_fields})
     except InvalidJob as error:
         raise _as_written(error, kind) from None
-    needs = checked(Requires, dict(requires)) if requires else None
+    needs = _needs(requires) if requires else None
     if kind is JobKind.RERANK:  # servers can or cannot: only those that can shall claim it
         needs = needs or Requires()
         needs = needs.model_copy(update={"labels": [*needs.labels, rerank_label(name)]})
@@ -273,8 +274,21 @@ def _seconds(value: Any, field: str) -> float | None:
 
 def _check_maps(**given: Any) -> None:
     for name, value in given.items():
-        if value is not None and not isinstance(value, Mapping):
+        if value is None:
+            continue
+        if not isinstance(value, Mapping):
             raise InvalidJob(f"{name}: a dict is needed, got {type(value).__name__}", field=name)
+        try:
+            pack(dict(value))
+        except InvalidJob as error:
+            raise InvalidJob(f"{name}: {error}", field=name) from None
+
+
+def _needs(requires: Mapping[str, Any]) -> Requires:
+    try:
+        return checked(Requires, dict(requires))
+    except InvalidJob as error:
+        raise InvalidJob(f"requires.{error}", field=f"requires.{error.field}") from None
 
 
 def _as_written(error: InvalidJob, kind: JobKind) -> InvalidJob:

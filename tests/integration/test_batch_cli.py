@@ -325,3 +325,18 @@ async def test_what_cannot_be_begun_is_said_at_once(
     ):
         said = await sollol(redis_url, *arguments)
         assert (said.exit_code, told in said.stderr) == (code, True), said.stderr
+    # A name that was misspelt is corrected, and that is all.
+    said = await sollol(redis_url, "embed", str(file), "-m", "echo-embed", "-o", str(tmp_path / "x.npy"))
+    assert said.exit_code == 0, said.stderr
+
+
+async def test_a_batch_of_failures_tells_why_and_leaves_nothing_behind(
+    redis_url: str, backend: Counting, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "in.txt", tmp_path / "out.npy"
+    file.write_text("bad text\nbad text, too\n")
+    said = await sollol(redis_url, "embed", str(file), "-m", "echo-embed", "-o", str(out))
+    assert said.exit_code == 5
+    assert "each of its 2 items failed, the first because: " in said.stderr
+    assert "this text cannot be embedded" in said.stderr
+    assert [each for each in os.listdir(tmp_path) if not each.startswith(".")] == ["in.txt"]

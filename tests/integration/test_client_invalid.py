@@ -53,9 +53,10 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("idempotency_key", {"chat": "hi", "idempotency_key": ""}),
     ("idempotency_key", {"chat": "hi", "idempotency_key": 17}),
     ("metadata", {"chat": "hi", "metadata": "user=me"}),
+    ("metadata", {"chat": "hi", "metadata": {"me": object()}}),
     ("requires", {"chat": "hi", "requires": ["eu"]}),
-    ("gpus", {"chat": "hi", "requires": {"gpus": 2}}),
-    ("vram_gb", {"chat": "hi", "requires": {"vram_gb": -8}}),
+    ("requires.gpus", {"chat": "hi", "requires": {"gpus": 2}}),
+    ("requires.vram_gb", {"chat": "hi", "requires": {"vram_gb": -8}}),
     ("trace", {"chat": "hi", "trace": "00-abc"}),
     ("traceparent", {"chat": "hi", "trace": {"tracestate": "a=b"}}),
     ("options", {"chat": "hi", "options": "fast"}),
@@ -86,6 +87,11 @@ def test_a_malformed_job_names_its_field(deaf_client: Client, field: str, argume
     assert field in str(refused.value)
     assert len(str(refused.value)) < 300, "the text must not quote the job"
     assert isinstance(refused.value, ValueError)
+
+
+def test_what_a_job_may_require_is_told(deaf_client: Client) -> None:
+    with pytest.raises(InvalidJob, match=r"^requires.gpus: is not known; known are vram_gb, labels, node$"):
+        deaf_client.submit(chat="hi", model="tiny", requires={"gpus": 2})
 
 
 def test_the_deaf_client_would_have_noticed(deaf_client: Client) -> None:

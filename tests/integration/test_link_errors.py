@@ -308,6 +308,15 @@ async def test_what_does_not_pass_is_told_in_the_end(tmp_path: Path) -> None:
         assert "hunter2" not in str(caught.value)
 
 
+async def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    answer = _first([b"-MISCONF Errors writing to the AOF file: No space left on device\r\n"] * 99)
+    async with _fake(tmp_path / "s", answer) as fake, _broker(fake.url) as broker:
+        with pytest.raises(
+            BrokerUnavailable, match="No space left on device; it takes no writes until its disk"
+        ):
+            await broker.link.call("PING", patience_seconds=0.3)
+
+
 async def test_a_connection_lost_while_the_functions_are_loaded(tmp_path: Path) -> None:
     loaded = False
     loads = [

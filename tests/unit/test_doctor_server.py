@@ -170,6 +170,11 @@ def test_functions(functions: Functions, severity: Severity, said: str) -> None:
     assert said in finding.found
 
 
+def test_functions_that_a_full_disk_stops_are_not_put_on_the_user() -> None:
+    stopped = Functions("sollol_abc", "unusable", "cannot work now: MISCONF Errors writing to the AOF file")
+    assert "persistence" in only(doctor_server.check_functions, functions=stopped).todo
+
+
 def test_libraries_of_other_releases() -> None:
     lying = Functions("sollol_abc", "present", others=("sollol_old", "sollol_older"))
     _, finding = look(doctor_server.check_functions, functions=lying)

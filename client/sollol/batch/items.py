@@ -70,7 +70,10 @@ def survey(path: Path, kind: JobKind, field: str | None = None) -> Source:
     except OSError as error:
         raise InvalidJob(f"{path} cannot be read: {error.strerror}", field="input") from None
     except UnicodeDecodeError:
-        raise InvalidJob(f"{path} is no text in UTF-8", field="input") from None
+        raise InvalidJob(
+            f"{path} is no text in UTF-8: convert it, for instance with iconv -f LATIN1 -t UTF-8",
+            field="input",
+        ) from None
     if not count:
         raise InvalidJob(f"{path} has no items", field="input")
     return Source(path, kind, field, digest, count)

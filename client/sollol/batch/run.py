@@ -11,7 +11,7 @@ from typing import Any
 
 from sollol_broker.batch_record import BatchProgress
 from sollol_broker.batch_store import BatchStore
-from sollol_broker.errors import JobCancelled, JobFailed, to_wire
+from sollol_broker.errors import InvalidJob, JobCancelled, JobFailed, SollolError, to_wire
 from sollol_client import AsyncBatch, AsyncClient, BatchItem
 
 from .items import Item, Source
@@ -92,8 +92,11 @@ async def run(
         output = open_output(path, wanted.source)
         try:
             done = await _written(client, wanted, found, output, on_start, on_progress)
-        except BaseException:
+        except BaseException as error:
+            is_empty = not output.rows
             output.close()
+            if isinstance(error, InvalidJob | JobFailed) and is_empty:
+                _forget(path)  # nothing to go on with: the command that corrects it need not be --fresh
             raise
         state_of(path).unlink()
         return done
@@ -108,6 +111,7 @@ async def _written(
     on_progress: Callable[[int, BatchProgress], None],
 ) -> Done:
     before, failed, total = output.rows, 0, wanted.source.count
+    first_error: SollolError | None = None
     if before == total and found is not None:
         return Done(found.batch, total, before, 0, output.finish())
     state = await _state(client, wanted, found, before)
@@ -124,7 +128,12 @@ async def _written(
         # Behind this page its results are dropped in Redis: they have to be on the disk.
         await asyncio.to_thread(output.add, rows)
         failed += sum(row.error is not None for row in rows)
+        first_error = first_error or next((item.error for item in page if item.error is not None), None)
         on_progress(output.rows, batch.progress)
+    if first_error is not None and not output.rows:  # not one vector, so nobody knows how long they are
+        raise JobFailed(
+            f"batch {batch.id}: each of its {total:,} items failed, the first because: {first_error}"
+        )
     if output.rows < total:
         why = f" ({batch.error})" if batch.error else ""
         raise JobFailed(

@@ -52,7 +52,12 @@ def check_sight(facts: Facts) -> Iterator[Finding]:
         yield warning(
             "doctor.blind",
             f"not seen: {', '.join(looks)} ({reason})",
-            "what hangs on it was left out: run the doctor as a user who may look, such as the admin of `sollol acl`",
+            "what hangs on it was left out: "
+            + (
+                "first see to what is said of persistence"
+                if "MISCONF" in reason
+                else "run the doctor as a user who may look, such as the admin of `sollol acl`"
+            ),
         )
 
 

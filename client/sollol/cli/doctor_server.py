@@ -170,7 +170,9 @@ def check_functions(facts: Facts) -> Iterator[Finding]:
         yield error(
             "functions.usable",
             f"{functions.name} does not work: {functions.problem}",
-            "run this once as a user that may load functions, such as the admin of `sollol acl`",
+            "first see to what is said of persistence"
+            if "MISCONF" in functions.problem
+            else "run this once as a user that may load functions, such as the admin of `sollol acl`",
         )
     else:
         loaded = " (loaded just now)" if functions.state == "loaded" else ""
