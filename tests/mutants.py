@@ -5,7 +5,10 @@ from __future__ import annotations
 from sollol_broker.library import Library, build, source
 
 
-def mutant(line: str, instead: str) -> Library:
-    """The library of this release with `line`, which must occur once, replaced."""
-    assert source().count(line) == 1, f"{line!r} occurs {source().count(line)} times in the Lua files"
-    return build(source().replace(line, instead))
+def mutant(line: str, instead: str, *more: tuple[str, str]) -> Library:
+    """The library of this release with `line`, which must occur once, replaced; and with `more` such lines."""
+    code = source()
+    for old, new in ((line, instead), *more):
+        assert code.count(old) == 1, f"{old!r} occurs {code.count(old)} times in the Lua files"
+        code = code.replace(old, new)
+    return build(code)

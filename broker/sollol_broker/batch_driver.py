@@ -190,17 +190,16 @@ class BatchDriver:
             self._connections, self._sent_again_at = connections, now
             self._sent.clear()
         self._sent.intersection_update(standing.open)
-        pieces = [half for chunk in standing.failed for half in _halves(chunk)]  # 2
+        halves = [chunk.halves() for chunk in standing.failed if chunk.count > 1]  # 2
         fresh = await self._fresh_chunks(standing, plan)
-        firsts = [chunk.halves()[0] for chunk in standing.failed if chunk.count > 1]
-        if firsts or fresh:
-            await self._store.cut(self.batch_id, [*firsts, *fresh])
+        if halves or fresh:
+            await self._store.cut(self.batch_id, [*(first for first, _ in halves), *fresh])
         waiting = [chunk for chunk in standing.open if chunk not in self._sent]
-        to_send = [*waiting, *pieces, *fresh]  # 3
+        to_send = [*waiting, *(half for both in halves for half in both), *fresh]  # 3
         if to_send and now >= self._hold_until:
             self._sent_again_at = now
             await asyncio.gather(*(self._send(view, plan, chunk) for chunk in to_send))
-        return bool(pieces or fresh)
+        return bool(halves or fresh)
 
     async def _read_plan(self) -> BatchPlan:
         if self._plan is None:
@@ -283,10 +282,6 @@ class BatchDriver:
 def _has_nothing_to_do(standing: Standing) -> bool:
     """Whether only a reader or a feeder can move it on."""
     return not standing.open and not standing.failed
-
-
-def _halves(chunk: Chunk) -> tuple[Chunk, ...]:
-    return chunk.halves() if chunk.count > 1 else ()
 
 
 def _count(items: Sequence[Item], limits: ChunkLimits, chars_per_token: float) -> int:

@@ -152,6 +152,12 @@ def progress_of(view: BatchView, rate: float) -> BatchProgress:
     return BatchProgress(view.total, view.completed, view.failed, view.percent, rate, eta)
 
 
+def batch_of(job_id: str) -> str:
+    """The batch that a job is of; "" = of none."""
+    batch_id, tilde, _ = job_id.partition("~")
+    return batch_id if tilde else ""
+
+
 def check_batch_id(batch_id: str) -> str:
     """Give `batch_id` back if it can be one.
 

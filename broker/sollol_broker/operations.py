@@ -140,7 +140,8 @@ class Operations:
 
     async def retry(self, ids: Iterable[str]) -> dict[str, str]:
         """Put dead letters, and jobs that failed on every try, back in line: "retried", the state it is in instead
-        ("failed": its body is no longer there), or "unknown", by id.
+        ("failed": its body is no longer there), "batch" (its batch has taken its end, and an item ends once), or
+        "unknown", by id.
         """
         return await self._letters("retry", ids)
 

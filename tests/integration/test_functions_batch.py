@@ -16,6 +16,7 @@ from sollol_broker.broker import Lease
 from sollol_broker.codec import pack
 from sollol_broker.errors import InvalidJob, JobLost
 from sollol_broker.library import Library
+from sollol_broker.operations import Operations
 from sollol_broker.words import BatchState, JobKind, JobState
 
 _PLAN = BatchPlan(JobKind.EMBED, "m", "tests")
@@ -186,15 +187,20 @@ async def _revived(town: Town) -> BatchView:
     return await town.view()
 
 
-async def test_an_item_ends_once_even_where_its_first_job_comes_back_to_life(town: Town) -> None:
-    view = await _revived(town)
-    assert (view.state, view.completed, view.failed) == (BatchState.RUNNING, 2, 0)
-    assert [each.chunk for each in await town.ended()] == [Chunk(0, 1), Chunk(1, 1)]
+# A retry of such a job is refused; without that, it is the batch itself that takes no second end.
+_RETRIES = ("and (h[1] == 'dead' or h[1] == 'failed') and not is_wanted(F, id) then", "and false then")
+
+
+async def test_an_item_ends_once_even_where_its_first_job_comes_back_to_life(redis_url: str) -> None:
+    async with _town(redis_url, mutant(*_RETRIES)) as town:
+        view = await _revived(town)
+        assert (view.state, view.completed, view.failed) == (BatchState.RUNNING, 2, 0)
+        assert [each.chunk for each in await town.ended()] == [Chunk(0, 1), Chunk(1, 1)]
 
 
 async def test_without_its_guard_an_item_would_end_twice(redis_url: str) -> None:
     guard = "if h[2] ~= tag or redis.call('HGET', open, start) ~= count then return end"
-    async with _town(redis_url, mutant(guard, "")) as town:
+    async with _town(redis_url, mutant(guard, "", _RETRIES)) as town:
         assert (await _revived(town)).completed > 2
 
 
@@ -223,6 +229,25 @@ async def test_a_chunk_that_fails_is_cut_until_the_item_at_fault_is_alone(town: 
         (1, "failed"),
         (2, "done"),
     ]
+
+
+async def test_an_item_that_has_failed_does_not_run_again_for_nobody(town: Town) -> None:
+    await town.begin(2)
+    await town.store.cut(town.id, [Chunk(0, 1), Chunk(1, 1)])
+    first, second = Chunk(0, 1), Chunk(1, 1)
+    view, operations = await town.view(), Operations(town.fabric.broker)
+    await town.send(first)
+    lease = await town.claim()
+    await town.fabric.broker.fail(lease, b"error", retry=True, most_errors=1, backoff_ms=1)
+    assert [(each.chunk, each.state) for each in await town.ended()] == [(first, JobState.FAILED)]
+    assert await operations.retry([view.job_id(first)]) == {view.job_id(first): "batch"}
+    # While the batch runs, and when it is over.
+    await town.send(second)
+    await town.answer()
+    assert (await town.view()).state is BatchState.COMPLETED
+    assert await operations.retry([view.job_id(first)]) == {view.job_id(first): "batch"}
+    assert [each.state for each in await town.ended()] == [JobState.FAILED, JobState.DONE]
+    assert await town.fabric.claim() == []
 
 
 async def test_what_a_slow_worker_leaves_of_a_chunk_is_a_chunk_again(town: Town) -> None:

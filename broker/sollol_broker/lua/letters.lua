@@ -2,8 +2,8 @@
 -- what has ended so is touched.
 -- KEYS 1 fabric prefix
 -- ARGV 1 'retry' | 'drop' 2 head starts in ms of the priorities 0-10, msgpack list 3… ids
--- returns for each id 'retried' | 'dropped' | the state it is in instead (failed: its body is no longer there) | 'unknown': its
---         record is gone
+-- returns for each id 'retried' | 'dropped' | the state it is in instead (failed: its body is no longer there) | 'batch': it is
+--         one of a batch's, which has taken its end and waits for nothing more of it | 'unknown': its record is gone
 local function forget(F, id)
   redis.call('ZREM', F .. ':dead', id)
   redis.call('LREM', F .. ':ended', 0, id)
@@ -62,6 +62,8 @@ local function letters(keys, a)
     if not h[1] or (h[1] == 'dead' and a[1] == 'retry' and not is_whole) then
       forget(F, id)
       replies[#replies + 1] = 'unknown'
+    elseif a[1] == 'retry' and (h[1] == 'dead' or h[1] == 'failed') and not is_wanted(F, id) then
+      replies[#replies + 1] = 'batch'
     elseif h[1] == 'failed' and a[1] == 'retry' and is_whole then
       note_attempt(F, id, 'error', tonumber(h[3]))
       revive(F, id, head_starts, now)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sollol_broker.batch_record import batch_of
+
 from . import output
 from .options import fabric_options, open_client
 from .output import Column
@@ -119,6 +121,7 @@ def _report(done: dict[str, bool], what: str, *, as_json: bool) -> None:
         output.say(f"{count(len(good), 'job')} {what}" if good else "no dead letters")
     for job_id, is_done in done.items():
         if not is_done:
-            output.complain(f"job {job_id} is no dead letter, or its record has expired")
+            of_batch = ", or its batch has taken its end" if batch_of(job_id) else ""
+            output.complain(f"job {job_id} is no dead letter, or its record has expired{of_batch}")
     if not all(done.values()):
         raise click.exceptions.Exit(1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sollol_broker.batch_record import batch_of
 from sollol_broker.errors import JobLost
 from sollol_broker.words import JobState
 
@@ -122,6 +123,11 @@ def priority(url: str, as_json: bool, job_id: str, value: int) -> None:
 def _not_retried(job_id: str, view: JobView | None) -> str:
     if view is None:
         return f"job {job_id} is not known here, or was a dead letter that has expired"
+    if (batch := batch_of(job_id)) and view.state in (JobState.FAILED, JobState.DEAD):
+        return (
+            f"job {job_id} is of batch {batch}, which has taken its end: an item ends once. "
+            "Give what failed to a new batch"
+        )
     if view.state is JobState.FAILED:
         return (
             f"job {job_id} cannot be tried again: its request itself was refused, or what it asked is no longer kept; "
