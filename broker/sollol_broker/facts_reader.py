@@ -15,8 +15,8 @@ from .told import number, text, texts, whole
 
 _GONE_SECONDS = 3600.0
 _MOST_GONE = 100
-# Jobs that run are told of one by one up to so many; beyond that their number is.
-_MOST_RUNNING = 200
+# Jobs that run are told of one by one up to so many; beyond that how many of each model.
+_MOST_RUNNING, _MOST_COUNTED = 200, 10_000
 # What a running job's record tells changes little: a new attempt, its first token.
 _JOB_KEPT_SECONDS = 4.0
 # What changes slowly is read again after so long.
@@ -37,6 +37,8 @@ class FactsReader:
         self._registry = Registry(broker)
         self._jobs: dict[str, tuple[float, JobView]] = {}
         self._node_of: dict[str, str] = {}
+        # Of the jobs that run.
+        self._model_of: dict[str, str] = {}
         self._waiting: set[str] = set()
         self._turn = 0
         self._slow: tuple[float, dict[str, Any]] = (0.0, {})
@@ -50,8 +52,8 @@ class FactsReader:
         keys, now = self._broker.keys, await self._now()
         nodes, gone, running, in_all, delayed, stats, dead, lately = await asyncio.gather(
             self._registry.nodes(),
-            self._call("ZRANGEBYSCORE", keys.workers, f"{1000 * (now - _GONE_SECONDS):.0f}", f"({1000 * now:.3f}",
-                       "WITHSCORES", "LIMIT", 0, _MOST_GONE),
+            self._call("ZRANGE", keys.workers, f"({1000 * now:.3f}", f"{1000 * (now - _GONE_SECONDS):.0f}",
+                       "BYSCORE", "REV", "LIMIT", 0, _MOST_GONE, "WITHSCORES"),
             self._running(now),
             self._call("ZCARD", keys.leases),
             self._call("ZCARD", keys.delayed),
@@ -65,8 +67,8 @@ class FactsReader:
         return Facts(
             now=now,
             nodes=tuple(nodes),
-            gone=tuple(self._gone(*each) for each in reversed(vanished)),
-            queues=tuple(await self._queues(nodes, running, now)),
+            gone=tuple(self._gone(*each) for each in vanished),
+            queues=tuple(await self._queues(nodes, now)),
             running=tuple(running),
             running_total=in_all,
             delayed=delayed,
@@ -76,7 +78,7 @@ class FactsReader:
             **slow,
         )
 
-    async def _queues(self, nodes: list[NodeView], running: list[JobView], now: float) -> list[QueueView]:
+    async def _queues(self, nodes: list[NodeView], now: float) -> list[QueueView]:
         keys = self._broker.keys
         known = texts(await self._call("HGETALL", keys.models))
         serving: dict[str, int] = {}
@@ -86,8 +88,8 @@ class FactsReader:
                     for model in worker.models:
                         serving[model] = serving.get(model, 0) + 1
         runs: dict[str, int] = {}
-        for job in running:
-            runs[job.model] = runs.get(job.model, 0) + 1
+        for model in self._model_of.values():
+            runs[model] = runs.get(model, 0) + 1
         awake = {
             key for key, name in known.items() if name in serving or name in runs or key in self._waiting
         }
@@ -112,11 +114,14 @@ class FactsReader:
         return (sleepers[start:] + sleepers[:start])[:_SLEEPERS_AT_ONCE]
 
     async def _running(self, now: float) -> list[JobView]:
-        ids = [
+        """Some of the jobs that run; notes the models of all."""
+        keys = self._broker.keys
+        all_ids = [
             text(each)
-            for each in await self._call("ZRANGE", self._broker.keys.leases, 0, _MOST_RUNNING - 1)
+            for each in await self._call("ZRANGE", keys.leases, 0, _MOST_COUNTED - 1)
             if not each.endswith(b"|h")
         ]
+        ids, more = all_ids[:_MOST_RUNNING], all_ids[_MOST_RUNNING:]
         kept = {
             each: found
             for each in ids
@@ -125,7 +130,13 @@ class FactsReader:
         for job in await self._registry.jobs_of([each for each in ids if each not in kept]):
             kept[job.id] = (now, job)
         self._jobs = kept
-        return [kept[each][1] for each in ids if each in kept and not kept[each][1].state.is_terminal]
+        jobs = [kept[each][1] for each in ids if each in kept and not kept[each][1].state.is_terminal]
+        models = {each: self._model_of[each] for each in more if each in self._model_of}
+        new = [each for each in more if each not in models]
+        named = await asyncio.gather(*(self._call("HGET", keys.job(each), "model") for each in new))
+        models |= {each: text(model) for each, model in zip(new, named, strict=True) if model is not None}
+        self._model_of = models | {job.id: job.model for job in jobs}
+        return jobs
 
     def _note_nodes(self, nodes: list[NodeView], vanished: list[str]) -> None:
         """A worker's name begins with its node's, but not with one that had to be hashed."""

@@ -6,9 +6,10 @@ into that row; with a filter it ends where enough was found, or where enough was
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .broker import Broker
@@ -103,8 +104,10 @@ class JobLists:
             queues: models that have jobs waiting, in the order in which their queues are told.
 
         Raises:
-            BrokerUnavailable, NotAllowed
+            InvalidJob: the model cannot be one. BrokerUnavailable, NotAllowed
         """
+        if wanted.model:
+            wanted = replace(wanted, model=canonical_model(wanted.model))
         segments = await self._segments(wanted, queues)
         length = sum(segment.length for segment in segments)
         jobs: list[tuple[str, JobView]] = []
@@ -126,10 +129,14 @@ class JobLists:
         found = []
         for state in (wanted.state,) if wanted.state else STATES:
             if state == "waiting":
-                models = [canonical_model(wanted.model)] if wanted.model else queues
-                for model in models:
-                    queue = keys.queue(key_part(model))
-                    found.append(_Segment(state, await self._call("ZCARD", queue), ("ZRANGE", queue)))
+                lines = [
+                    keys.queue(key_part(model)) for model in ([wanted.model] if wanted.model else queues)
+                ]
+                lengths = await asyncio.gather(*(self._call("ZCARD", line) for line in lines))
+                found += [
+                    _Segment(state, length, ("ZRANGE", line))
+                    for line, length in zip(lines, lengths, strict=True)
+                ]
             elif state == "ended":
                 found.append(_Segment(state, await self._call("LLEN", keys.ended), ("LRANGE", keys.ended)))
             else:

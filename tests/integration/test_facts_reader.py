@@ -49,6 +49,34 @@ async def test_a_worker_that_vanished_is_told_of_and_one_that_left_is_not(fabric
     assert facts.now - facts.vanished[0].since == pytest.approx(5, abs=3)
 
 
+async def test_of_many_that_vanished_the_latest_are_told(fabric: Fabric) -> None:
+    now = await fabric.now_ms()
+    early = (part for number in range(150) for part in (now - 3_000_000, f"early-{number}.1"))
+    await fabric.call("ZADD", fabric.keys.workers, *early)
+    await fabric.call("ZADD", fabric.keys.workers, now - 5_000, "late.1")
+    facts = await FactsReader(fabric.broker).read()
+    assert facts.gone[0].node == "late"
+    assert len(facts.gone) == 100
+
+
+async def test_many_running_jobs_are_counted_by_model(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sollol_broker.facts_reader._MOST_RUNNING", 2)
+    await fabric.worker("w1", models=("m", "n"))
+    for number in range(6):
+        await fabric.submit(f"j{number}", model="n" if number < 2 else "m")
+    for model in ("m", "n"):
+        await fabric.claim("w1", free=4, models=(model,))
+    reader = FactsReader(fabric.broker)
+    for _ in range(2):
+        facts = await reader.read()
+        assert {queue.model: queue.running for queue in facts.queues} == {"m": 4, "n": 2}
+        assert (len(facts.running), facts.running_total) == (2, 6)
+    await fabric.broker.cancel("j5")
+    assert {queue.model: queue.running for queue in (await reader.read()).queues} == {"m": 3, "n": 2}
+
+
 async def test_a_queue_that_nobody_serves_shows_up_and_goes(fabric: Fabric) -> None:
     reader = FactsReader(fabric.broker)
     for number in range(25):

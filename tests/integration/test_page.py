@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import httpx
 import pytest
@@ -16,9 +17,10 @@ from fabric_kit import Fabric, fabric_at, node_of
 from page_kit import Site, site
 from sollol_broker import Envelope
 from sollol_broker.embedded import EmbeddedBroker
-from sollol_broker.log_entry import LogEntry, to_flat
+from sollol_broker.log_entry import LogEntry, LogFilter, to_flat
 from sollol_broker.registry import Registry
 from sollol_coordinator.page.actions import Actions
+from sollol_coordinator.page.log_tail import LogTail
 from sollol_coordinator.rq_prefix import prefix
 from waiting import wait_until
 
@@ -91,6 +93,7 @@ async def test_a_list_of_many_jobs_comes_page_by_page(fabric: Fabric, page: Site
     only = await page.look("jobs", model="n")
     assert {job["model"] for job in only["jobs"]} == {"n"}
     assert len(only["jobs"]) == 10
+    assert await page.look("jobs", model="N:latest") == only | {"at": ANY}
     assert (await page.look("jobs", app="nobody"))["jobs"] == []
 
 
@@ -163,6 +166,31 @@ async def test_the_log_is_filtered_and_what_went_wrong_comes_first(fabric: Fabri
         "the backend <b>broke</b>"
     ]
     assert (await page.http.get("/api/log", params={"level": "loud"})).status_code == 400
+
+
+async def test_of_a_flood_the_latest_lines_are_shown_and_an_older_copy_of_the_log_too(fabric: Fabric) -> None:
+    async def write(*ids: str) -> None:
+        for each in ids:
+            await fabric.call("XADD", fabric.keys.log, each, "event", each)
+
+    tail = LogTail(fabric.broker)
+    everything = LogFilter()
+    await write("7000-1")
+    await tail.read()
+    await write(*(f"8000-{number}" for number in range(1500)))
+    await tail.read()
+    assert [line.id for line in tail.last(everything)[0][:2]] == ["8000-1499", "8000-1498"]
+    await fabric.broker.link.drop()
+    await tail.read()
+    assert tail.last(everything)[1] == 1001, "the same log again, over another connection"
+    await fabric.call("DEL", fabric.keys.log)
+    await fabric.broker.link.drop()
+    await write("6000-1")
+    await tail.read()
+    assert [line.id for line in tail.last(everything)[0]] == ["6000-1"]
+    await write("6000-2")
+    await tail.read()
+    assert [line.id for line in tail.last(everything)[0]] == ["6000-2", "6000-1"]
 
 
 async def test_control_jobs_are_read_from_rqs_keys_and_never_unpickled(fabric: Fabric, page: Site) -> None:

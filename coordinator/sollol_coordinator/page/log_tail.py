@@ -6,6 +6,7 @@ from collections import deque
 
 from sollol_broker.broker import Broker
 from sollol_broker.log_entry import Level, LogEntry, LogFilter, from_flat
+from sollol_broker.told import text
 
 _MOST_LINES = 2000
 _MOST_TROUBLES = 200
@@ -22,7 +23,8 @@ class LogTail:
         self._broker = broker
         self._lines: deque[LogEntry] = deque(maxlen=_MOST_LINES)
         self._troubles: deque[LogEntry] = deque(maxlen=_MOST_TROUBLES)
-        self._after = ""
+        self._after = "0-0"
+        self._connections = 0
 
     async def read(self) -> None:
         """Take in what was written since the last time.
@@ -30,14 +32,20 @@ class LogTail:
         Raises:
             BrokerUnavailable, NotAllowed
         """
-        key = self._broker.keys.log
-        if self._after:
-            rows = await self._broker.link.call("XRANGE", key, f"({self._after}", "+", "COUNT", _AT_ONCE)
-        else:
-            rows = await self._broker.link.call("XREVRANGE", key, "+", "-", "COUNT", _AT_ONCE)
-            rows = rows[::-1]
-        for entry_id, flat in rows:
+        link = self._broker.link
+        is_other, self._connections = link.connections != self._connections, link.connections
+        start = "-" if is_other else f"({self._after}"
+        # From the end: of a flood the latest lines are shown, and those between are left out.
+        rows = await link.call("XREVRANGE", self._broker.keys.log, "+", start, "COUNT", _AT_ONCE)
+        if is_other and (not rows or _place(text(rows[0][0])) < _place(self._after)):
+            # Another server, or an older copy; its clock may be behind.
+            self._lines.clear()
+            self._troubles.clear()
+            self._after = "0-0"
+        for entry_id, flat in reversed(rows):
             line = from_flat(entry_id, flat)
+            if _place(line.id) <= _place(self._after):
+                continue
             self._after = line.id
             self._lines.append(line)
             if Level.named(line.level) > Level.INFO:
@@ -63,6 +71,10 @@ class LogTail:
         nodes = {line.node for line in self._lines if line.node}
         apps = {line.app for line in self._lines if line.app}
         return sorted(nodes)[:_SHOWN], sorted(apps)[:_SHOWN]
+
+
+def _place(entry_id: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in entry_id.split("-"))
 
 
 def _mentions(line: LogEntry, words: str) -> bool:
