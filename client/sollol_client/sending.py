@@ -106,8 +106,8 @@ class Sender:
         self._sending.discard(sending)
         if following.sending is sending:
             following.sending = None
-            if following.request is not None:
-                following.request.span.end()
+            if sending.cancelled():
+                _end_span(following)
 
     def _on_its_way_by(self, following: Following, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.own(work)
@@ -133,12 +133,15 @@ class Sender:
             if was_away:
                 self.redis_was_away()
         except SollolError as error:
+            _end_span(following, error)
             self._receiver.end(following, error)
             return
         self._on_submitted(following, reply)
 
     def _on_submitted(self, following: Following, reply: list[Any]) -> None:
         word = reply[0]
+        if word in (b"queued", b"known", b"shared"):
+            _end_span(following)
         if word == b"queued":
             if left := quota_left(reply[2:]):
                 following.watcher.on_quota(left)
@@ -196,6 +199,7 @@ class Sender:
 
     def _end_refused(self, following: Following, error: SollolError) -> None:
         request = following.request
+        _end_span(following, error)
         self._live.note(
             Level.WARNING,
             "job refused",
@@ -214,3 +218,8 @@ class Sender:
             )
         told = "; ".join(f"{node}: {why}" for node, why in sorted(reasons.items()))
         return NoNodeForModel(f"no node serves {request.model} ({told})", reasons=reasons)
+
+
+def _end_span(following: Following, error: SollolError | None = None) -> None:
+    if following.request is not None:
+        following.request.span.end(error)

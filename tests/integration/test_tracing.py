@@ -78,7 +78,10 @@ async def test_one_trace_through_all_processes(redis_url: str, tmp_path: Path) -
         headers = {"traceparent": f"00-{_TRACE}-{_CALLER}-01"}
         answer = (await http.post("/api/chat", json=body, headers=headers)).raise_for_status()
         job_id = answer.headers["x-sollol-job"]
-    submit = _one(gateway, "submit")
+        assert (await http.post("/api/chat", json={**body, "model": "absent"})).status_code == 404
+    submit, refused = (span for span in gateway if span["name"] == "submit")
+    assert submit["status"] == {"status_code": "UNSET"}
+    assert refused["status"] == {"status_code": "ERROR", "description": "NoNodeForModel"}
     queue, claim, backend, stream = (_one(worker, name) for name in ("queue", "claim", "backend", "stream"))
     every = [submit, queue, claim, backend, stream]
     assert {span["context"]["trace_id"] for span in every} == {f"0x{_TRACE}"}
