@@ -62,17 +62,20 @@ class AppView:
         return round(self.failed / ended, 4) if ended else 0.0
 
 
-async def read_apps(broker: Broker, *, silent: bool = False) -> list[AppView]:
+async def read_apps(broker: Broker, *, silent: bool = False, most: int = 0) -> list[AppView]:
     """All applications with a live client, or a job within the last two minutes, by name.
 
     Args:
         silent: also those of the last 7 days that are silent now.
+        most: only so many, those that were there last; 0 = all.
     """
     keys, call = broker.keys, broker.link.call
     seconds, micros = await call("TIME")
     now = int(seconds) * 1000 + int(micros) / 1000
     since = "-inf" if silent else f"{now - _ACTIVE_MS:.3f}"
-    flat = await call("ZRANGEBYSCORE", keys.apps, since, "+inf", "WITHSCORES")
+    flat = await call(
+        *("ZRANGE", keys.apps, "+inf", since, "BYSCORE", "REV", "LIMIT", 0, most or -1, "WITHSCORES")
+    )
     seen = {text(name): float(at) for name, at in zip(flat[::2], flat[1::2], strict=True)}
     rows = await asyncio.gather(
         *(call("HGETALL", key) for name in seen for key in (keys.app(name), keys.usage(name)))

@@ -24,6 +24,7 @@ from .words import JobState
 # All cards of a small fabric. Of a large one nobody reads so many: a few, and where all of them are.
 MOST_NODES, SOME_NODES = 48, 24
 MOST_QUEUES = 50
+MOST_ALERTS = 30
 _MOST_MODELS = 12
 _MOST_RUNNING = 6
 # In this order nodes are shown: what is wrong first, then what works, which changes too often to be sorted by.
@@ -56,12 +57,14 @@ def overview(
     """
     all = machines(facts)
     shown = all if len(all) <= most_nodes else all[: min(most_nodes, SOME_NODES)]
+    found = alerts(facts, queue_seconds=queue_seconds)
     return {
         "at": round(facts.now, 3),
         "version": VERSION,
         "headline": headline(facts),
         "totals": totals(facts),
-        "alerts": [alert.as_dict() for alert in alerts(facts, queue_seconds=queue_seconds)],
+        "alerts": [alert.as_dict() for alert in found[:MOST_ALERTS]],
+        "alerts_in_all": len(found),
         "queue_seconds": queue_seconds,
         "nodes": [machine.card() for machine in shown],
         "nodes_in_all": len(all),

@@ -13,6 +13,8 @@ from typing import Any
 
 # Beyond it JSON's readers take one whole number for another; no count, size or moment of ours comes near.
 _MOST = 2.0**53
+# Of a text that is shown to people; names have at most 200.
+_MOST_CHARS = 1000
 
 
 def text(value: bytes | str | None) -> str:
@@ -61,7 +63,7 @@ def like(example: Any, value: Any) -> Any:
         # {"slots": 2, "models": ["m"]}
 
     A list's first item is an example of all of its items. Of a map, fields that the example does not name stay as they
-    are, unless it has an example of those under "".
+    are, unless it has an example of those under "". Texts are cut to 1,000 characters.
     """
     if isinstance(example, Mapping):
         return _map_like(example, value) if isinstance(value, Mapping) else None
@@ -72,12 +74,14 @@ def like(example: Any, value: Any) -> Any:
         return value if isinstance(value, bool) and isinstance(example, bool) else None
     if isinstance(example, int | float):
         return value if isinstance(value, int | float) and math.isfinite(value) else None
-    return value if isinstance(value, type(example)) else None
+    return value[:_MOST_CHARS] if isinstance(value, str) and isinstance(example, str) else None
 
 
 def _map_like(example: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name, each in value.items():
+        if len(name) > _MOST_CHARS:
+            continue
         wanted = example.get(name, example.get(""))
         fit = each if wanted is None else like(wanted, each)
         if wanted is None or fit is not None:

@@ -15,7 +15,7 @@ import pytest
 
 from fabric_kit import Fabric, fabric_at, node_of
 from page_kit import Site, site
-from sollol_broker import Envelope
+from sollol_broker import Envelope, acl
 from sollol_broker.embedded import EmbeddedBroker
 from sollol_broker.log_entry import LogEntry, LogFilter, to_flat
 from sollol_broker.registry import Registry
@@ -108,6 +108,8 @@ async def test_what_operators_do_happens(fabric: Fabric, page: Site) -> None:
     assert await fabric.state("j2") == "cancelled"
     assert (await page.do("cordon", node=node)).json() == {"said": f"{node} takes no new jobs"}
     assert await fabric.claim("w1") == []
+    assert "once a worker of that name is there" in (await page.do("cordon", node="typo")).json()["said"]
+    assert (await page.do("uncordon", node="typo")).status_code == 200
     assert (await page.do("drain", node=node)).status_code == 200
     assert (await page.do("uncordon", node=node)).status_code == 200
     claimed = await fabric.claim_one("w1")
@@ -132,6 +134,40 @@ async def test_what_operators_do_happens(fabric: Fabric, page: Site) -> None:
         is_done = (verb, answer.status_code) == ("retry", 200)  # it is back in line already
         assert is_done or answer.status_code in (400, 409), (verb, given)
         assert is_done or answer.json()["error"]
+
+
+async def test_a_page_that_may_only_look_says_so(fabric: Fabric, redis_url: str) -> None:
+    await fabric.worker("w1")
+    await fabric.submit("j1")
+    user = acl.user(acl.Role.DASHBOARD)
+    await fabric.call("ACL", "SETUSER", user.name, "on", ">secret", *user.rules)
+    try:
+        async with site(redis_url.replace("unix://", f"unix://{user.name}:secret@")) as page:
+            for look in ("overview", "nodes", "jobs", "groups", "batches", "apps", "log", "control"):
+                assert await page.look(look)
+            token = await page.token()
+            given = {"job": "j1", "node": node_of("w1"), "priority": "9", "group": "g"}
+            for verb in Actions.VERBS:
+                answer = await page.do(verb, token=token, **given)
+                assert answer.status_code == 403, verb
+                assert answer.json()["error"].startswith("this page may only look"), verb
+    finally:
+        await fabric.call("ACL", "DELUSER", user.name)
+    assert await fabric.state("j1") == "queued"
+
+
+async def test_of_many_applications_the_latest_are_told(
+    fabric: Fabric, page: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sollol_coordinator.page.looks._MOST_APPS", 2)
+    now = await fabric.now_ms()
+    for number, name in enumerate(("c", "a", "b")):
+        await fabric.call("ZADD", fabric.keys.apps, now + number, name)
+        await fabric.call("HSET", fabric.keys.usage(name), "submitted", "1")
+        await fabric.call("PEXPIRE", fabric.keys.usage(name), 60_000)
+    told = await page.look("apps")
+    assert [app["name"] for app in told["apps"]] == ["a", "b"]
+    assert told["apps_in_all"] == 3
 
 
 async def test_a_prompt_is_shown_only_where_that_was_allowed(fabric: Fabric, redis_url: str) -> None:

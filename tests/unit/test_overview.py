@@ -164,3 +164,9 @@ def test_all_who_tell_of_a_full_memory_mean_the_share_at_which_jobs_are_refused(
     assert f"from {float(share):.0%} on new jobs are refused" in alert.text
     rules = (root / "compose/prometheus/alerts.yml").read_text("utf-8")
     assert f"from {100 * float(share):.0f} % on new jobs are refused" in rules
+
+
+def test_ten_thousand_things_to_look_at_are_not_all_listed() -> None:
+    told = overview(facts(queues=tuple(queue(f"m{number}", workers=0) for number in range(10_000))))
+    assert (len(told["alerts"]), told["alerts_in_all"]) == (30, 10_001)  # nor does a coordinator lead
+    assert len(told["queues"]) == 50

@@ -50,6 +50,7 @@ EXAMPLE = {"name": "", "slots": 0, "is_on": True, "models": [""], "places": [{"m
         ({"places": [{"mib": 1}, {"mib": {"toString": 1}}, 5]}, {"places": [{"mib": 1}, {}]}),
         ({"by_name": {"m": 1, "__proto__": "x", "n": None}}, {"by_name": {"m": 1}}),
         ({"slots": float("inf"), "of_another_release": [1]}, {"of_another_release": [1]}),
+        ({"name": "x" * 100_000, "y" * 100_000: 1}, {"name": "x" * 1000}),
         ([1], None),
         (None, None),
     ],

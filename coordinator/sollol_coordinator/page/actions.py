@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from sollol_broker import controls
 from sollol_broker.broker import Broker
-from sollol_broker.errors import InvalidJob, SollolError
+from sollol_broker.errors import InvalidJob, NotAllowed, SollolError
 from sollol_broker.operations import Operations
 from sollol_broker.orders import ask_leader
 
@@ -42,7 +42,14 @@ class Actions:
         if verb not in self.VERBS:
             raise InvalidJob(f"there is no such action: {verb!r}", field="verb")
         act: Verb = getattr(self, verb)
-        return await act(given)
+        try:
+            return await act(given)
+        except NotAllowed:
+            user = self._broker.url.username or "default"
+            raise NotAllowed(
+                f"this page may only look: its user of Redis, {user}, has no right to change anything. Start it with "
+                "the user for the role coordinator (`sollol acl`) to operate from here"
+            ) from None
 
     async def cancel(self, given: Mapping[str, str]) -> str:
         """End a job unanswered."""
@@ -100,8 +107,10 @@ class Actions:
 
     async def _control(self, given: Mapping[str, str], changes: Mapping[str, Any], said: str) -> str:
         node = _needed(given, "node")
-        await self._operations.control(node, changes)
-        return f"{node} {said}"
+        controlled = await self._operations.control(node, changes)
+        return (
+            f"{node} {said}" if controlled.workers else f"{node} {said}, once a worker of that name is there"
+        )
 
 
 def _needed(given: Mapping[str, str], name: str) -> str:

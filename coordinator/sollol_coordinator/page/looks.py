@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sollol_broker.apps import AppView
+from sollol_broker.apps import AppView, read_apps
 from sollol_broker.batch_record import BatchView
 from sollol_broker.batch_store import BatchStore
 from sollol_broker.broker import Broker
@@ -35,6 +35,7 @@ _JOBS_A_PAGE = 50
 _FACTS_SECONDS = 1.5
 _MOST_PARAM = 250
 _MOST_BATCHES = 30
+_MOST_APPS = 300
 _MOST_TROUBLES = 15
 _PROBE_SECONDS = 2.0
 
@@ -211,9 +212,17 @@ class PageLooks:
         }
 
     async def apps(self, params: Mapping[str, str]) -> dict[str, Any]:
-        """The applications of the last 7 days."""
+        """The applications of the last 7 days, those that were there last."""
         facts = await self._now()
-        return {"at": facts.now, "apps": [_app(app) for app in await self._registry.apps(silent=True)]}
+        apps, in_all = await asyncio.gather(
+            read_apps(self._broker, silent=True, most=_MOST_APPS),
+            self._broker.link.call("ZCARD", self._broker.keys.apps),
+        )
+        return {
+            "at": facts.now,
+            "apps": [_app(app) for app in apps],
+            "apps_in_all": in_all if in_all > _MOST_APPS else len(apps),
+        }
 
     async def batches(self, params: Mapping[str, str]) -> dict[str, Any]:
         """The latest batches, newest first."""

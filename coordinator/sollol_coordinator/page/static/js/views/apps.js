@@ -12,11 +12,13 @@ export function render(told) {
       "Programs that only speak HTTP come through the gateway, as the application of their API key.");
   }
   const apps = [...told.apps].sort((a, b) => b.is_live - a.is_live || (a.name < b.name ? -1 : 1));
-  return table("app-table", HEADS, apps.map((app) => row(app.name, { "data-app": app.name }, HEADS,
+  const list = table("app-table", HEADS, apps.map((app) => row(app.name, { "data-app": app.name }, HEADS,
     link("/jobs", { app: app.name }, {}, app.name), app.is_live ? badge("idle", "live") : badge("", "no client"),
     [app.own_version || "–", app.version ? h("div", { class: "muted small" }, `SOLLOL ${app.version}`) : ""], app.host || "–", rate(app.per_minute), whole(app.done),
     app.failed ? h("span", { class: "error" }, `${whole(app.failed)} (${Math.round(100 * app.error_rate)} %)`) : "0",
     `${whole(app.tokens_in)}, ${whole(app.tokens_out)}`, metadata(app.metadata), ago(app.seen, told.at))));
+  return told.apps_in_all > apps.length
+    ? [list, h("p", { class: "more" }, `${whole(apps.length)} of ${whole(told.apps_in_all)} applications, those that were here last.`)] : list;
 }
 
 function metadata(found) {

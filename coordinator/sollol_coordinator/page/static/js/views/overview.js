@@ -19,13 +19,14 @@ const WHERE = { "worker.gone": ["/node", "name"], "worker.silent": ["/node", "na
 
 function alerts(told) {
   if (!told.alerts.length) return h("p", { class: "well", id: "alerts", "data-key": "alerts" }, "Nothing needs a look.");
+  const more = told.alerts_in_all - told.alerts.length;
   return h("ul", { class: "alerts", id: "alerts", "data-key": "alerts" }, told.alerts.map((alert) => {
     const [path, name] = WHERE[alert.code] || [alert.code === "jobs.dead" ? "/jobs" : alert.code.startsWith("group") ? "/groups" : "", ""];
     const params = alert.code === "jobs.dead" ? { state: "dead" } : name ? { [name]: alert.subject } : {};
     return h("li", { "data-level": alert.level, "data-code": alert.code, "data-key": `${alert.code}/${alert.subject}` },
       h("div", {}, h("strong", {}, alert.text), h("span", { class: "muted" }, alert.hint)),
       path ? link(path, params, { class: "quiet" }, "Look") : null);
-  }));
+  }), more ? h("li", { "data-key": "more" }, `and ${whole(more)} more`) : null);
 }
 
 function tile(id, name, value, more, state) {
