@@ -9,12 +9,21 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
 from .claim_rule import Share
+from .claims import Claimed as Claimed
+from .claims import ClaimRequest as ClaimRequest
+from .claims import Claims as Claims
+from .claims import Finished as Finished
+from .claims import LaneOffer as LaneOffer
+from .claims import Lease as Lease
+from .claims import ModelOffer as ModelOffer
+from .claims import Used as Used
+from .claims import read_claims
 from .codec import pack
 from .errors import BrokerOutdated, BrokerUnavailable
 from .keys import Keys
@@ -22,7 +31,8 @@ from .library import Library, library
 from .link import Link, LinkConfig
 from .names import key_part
 from .outcome import Seam
-from .seal import Seal, is_sealed, key_of
+from .seal import Seal, is_sealed
+from .submission import Submission as Submission
 from .url import BrokerUrl
 from .wire import Reply, Wire
 from .words import Durability, Entry, JobState
@@ -32,229 +42,6 @@ _RETRY_SECONDS = 0.2
 _OLDEST_REDIS = 7
 # Entries of a stream that are read at once.
 _ROWS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A job on its way in; field by field what submit.lua takes.
-
-    Attributes:
-        prompt_chars: of the prompt's text; extra_tokens: of its pictures. output_cap: most tokens of the answer
-            that the caller allows; 0 = not said. context_tokens: asked for explicitly; 0 = not said.
-        affinity: 8 hex digits that jobs of one conversation share; "" = none.
-        hedge: 1 a second copy may run when the first is late, 0 the fabric's policy decides, -1 never.
-        cache_key: requests with the same key may share one answer; "" = never.
-        prefer: nodes that should have it, if they have room soon.
-        deadline_ms: from now; 0 = none. needs: msgpack of what a node must have; b"" = nothing.
-    """
-
-    job_id: str
-    model: str
-    app: str
-    priority: int
-    head_start_ms: float
-    stream: bool
-    envelope: bytes
-    inbox: str
-    result_ttl_ms: int
-    prompt_chars: int = 0
-    extra_tokens: int = 0
-    output_cap: int = 0
-    context_tokens: int = 0
-    task: str = "generation"
-    affinity: str = ""
-    hedge: int = -1
-    cache_key: str = ""
-    deadline_ms: int = 0
-    needs: bytes = b""
-    without_node: bool = False
-    prefer: tuple[str, ...] = ()
-    blobs: tuple[bytes, ...] = ()
-
-    def arguments(self) -> tuple[object, ...]:
-        """As submit.lua wants them."""
-        return (
-            self.job_id,
-            self.model,
-            key_part(self.model),
-            self.app,
-            key_part(self.app),
-            self.priority,
-            self.head_start_ms,
-            int(self.stream),
-            self.deadline_ms,
-            self.inbox,
-            self.result_ttl_ms,
-            self.prompt_chars,
-            self.extra_tokens,
-            self.output_cap,
-            self.context_tokens,
-            self.task,
-            self.affinity,
-            self.hedge,
-            self.cache_key,
-            self.needs,
-            int(self.without_node),
-            "|".join(("", *map(key_part, self.prefer), "")) if self.prefer else "",
-            self.envelope,
-            *self.blobs,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to answer a job: whoever shows a newer fence, or another nonce, has lost it.
-
-    Attributes:
-        key_id: of the key that the job was sealed with, and so what is said of it; empty = it was not.
-    """
-
-    job_id: str
-    fence: int
-    nonce: str
-    key_id: bytes = b""
-
-    def arguments(self) -> tuple[object, ...]:
-        """As every fenced verb wants them."""
-        return (self.job_id, self.fence, self.nonce)
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A job that is now ours to run.
-
-    Attributes:
-        waited_ms: since it was submitted. deadline_ms: left until its deadline; None = it has none.
-        blobs: how many large inputs lie beside the envelope.
-        predicted_ms: what the claim rule expects it to take here. reference_ms: at the workers that would be
-            faster; 0 = there are none.
-        is_hedge: another worker runs it, too; the first answer counts. alone: it has killed workers; run nothing
-            beside it. task, affinity: as submitted.
-    """
-
-    lease: Lease
-    attempt: int
-    waited_ms: float
-    deadline_ms: float | None
-    blobs: int
-    envelope: bytes
-    predicted_ms: float = 0.0
-    reference_ms: float = 0.0
-    is_hedge: bool = False
-    alone: bool = False
-    task: str = "generation"
-    affinity: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOffer:
-    """A model and what it costs on the worker that asks, in ms; see `claim_rule.Offer`.
-
-    Attributes:
-        context_tokens: that it can take; 0 = not known.
-        price: the factor that the costs contain, since some jobs fail there; what is predicted is without it.
-    """
-
-    model_key: str
-    load_ms: float
-    prompt_ms: float
-    output_ms: float
-    slowdown: float = 0.0
-    context_tokens: int = 0
-    price: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class LaneOffer:
-    """One LLM server: how many jobs it could start now, of which models.
-
-    Attributes:
-        busy: jobs that it runs. settled_ms: since it last loaded a model.
-        cached: prompt tokens that it still holds, by affinity.
-    """
-
-    free: int
-    models: tuple[ModelOffer, ...]
-    busy: int = 0
-    settled_ms: float = 1e12
-    cached: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimRequest:
-    """What a worker asks for; field by field what claim.lua takes.
-
-    Attributes:
-        nonce: new for each request, of [0-9a-z]; the same nonce again gives the same jobs again.
-        lanes: all of the worker's, full ones too. most: jobs it could start in all.
-        price: the factor that the offers' costs contain by an operator's wish; what is predicted is without it.
-    """
-
-    worker: str
-    node: str
-    nonce: str
-    lease_ms: int
-    lanes: tuple[LaneOffer, ...]
-    most: int
-    labels: tuple[str, ...] = ()
-    vram_mib: int = 0
-    depth: int = 32
-    price: float = 1.0
-
-    def arguments(self) -> tuple[object, ...]:
-        """As claim.lua wants them."""
-        offers = {
-            "labels": self.labels,
-            "vram_mib": self.vram_mib,
-            "most": self.most,
-            "price": self.price,
-            "lanes": [
-                {
-                    "free": lane.free,
-                    "busy": lane.busy,
-                    "settled": lane.settled_ms,
-                    "cached": dict(lane.cached),
-                    "models": [
-                        (
-                            *(m.model_key, m.load_ms, m.prompt_ms, m.output_ms),
-                            *(m.slowdown, m.context_tokens, m.price),
-                        )
-                        for m in lane.models
-                    ],
-                }
-                for lane in self.lanes
-            ],
-        }
-        return (self.worker, self.node, self.nonce, self.lease_ms, self.depth, pack(offers))
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What came of a claim.
-
-    Attributes:
-        jobs: now ours to run. look_again_ms: until a waiting job may suit us; None = a bell will tell.
-    """
-
-    jobs: list[Claimed] = field(default_factory=list)
-    look_again_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """What a job really took: tokens as the backend reports them, ms from claim to answer; -1 = not known."""
-
-    prompt_tokens: int = -1
-    output_tokens: int = -1
-    run_ms: float = -1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What came of a finish: whether the answer was taken, and the next jobs (None: advertise first)."""
-
-    taken: bool
-    claims: Claims | None = field(default_factory=Claims)
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,7 +204,7 @@ class Broker:
 
     async def claim(self, request: ClaimRequest) -> Claims | None:
         """Take the jobs that suit best; none: the worker now waits in line. None: advertise first."""
-        return _claim_reply(await self._call("claim", *request.arguments()))
+        return read_claims(await self._call("claim", *request.arguments()))
 
     async def finish(
         self, lease: Lease, answer: bytes, then: ClaimRequest | None = None, *, used: Used | None = None
@@ -434,7 +221,7 @@ class Broker:
             *(then.arguments() if then else ()),
         )
         reply = await self.sure_link.call(*command)
-        return Finished(reply[0] == 1, _claim_reply(reply[1]) if then else Claims())
+        return Finished(reply[0] == 1, read_claims(reply[1]) if then else Claims())
 
     async def part(self, lease: Lease, items: int) -> bool:
         """Say that the answer to come is for the first items of a batch's chunk; False: the job is no longer ours."""
@@ -616,28 +403,3 @@ def _version(info: bytes) -> tuple[int, ...]:
     fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     digits = fields.get("redis_version", "").split(".")
     return tuple(int(each) for each in digits if each.isdigit())
-
-
-def _claim_reply(reply: Any) -> Claims | None:
-    if _text(reply[0]) == "unknown":
-        return None
-    look_again_ms = float(reply[2])
-    return Claims([_claimed(row) for row in reply[1]], None if look_again_ms < 0 else look_again_ms)
-
-
-def _claimed(row: Any) -> Claimed:
-    left = float(row[5])
-    return Claimed(
-        lease=Lease(_text(row[0]), int(row[1]), _text(row[2]), key_of(bytes(row[7]))),
-        attempt=int(row[3]),
-        waited_ms=float(row[4]),
-        deadline_ms=None if left < 0 else left,
-        blobs=int(row[6]),
-        envelope=bytes(row[7]),
-        predicted_ms=float(row[8]),
-        reference_ms=float(row[9]),
-        is_hedge=row[10] == 1,
-        alone=row[11] == 1,
-        task=_text(row[12]),
-        affinity=_text(row[13]),
-    )

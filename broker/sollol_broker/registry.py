@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .apps import AppView as AppView
@@ -16,160 +13,22 @@ from .claim_rule import fits
 from .controls import Controls
 from .envelope import Requires
 from .names import canonical_model, key_part
+from .stats import stats_of
 from .told import like, number, plain, text, texts, whole
+from .views import JOB_FIELDS, read_hardware, read_job, read_node, read_worker
+from .views import JobView as JobView
+from .views import ModelView as ModelView
+from .views import NodeView as NodeView
+from .views import QueueView as QueueView
+from .views import WorkerView as WorkerView
 from .words import JobState
 
-_MODEL = {
-    **{"kinds": [""], "size_bytes": 0, "context_tokens": 0, "capabilities": [""], "listing": {}},
-    **{"prompt_ms": 0, "output_ms": 0, "load_ms": 0, "success_rate": 0, "pace_error": 0, "jobs_seen": 0},
-}
-_BACKEND = {
-    **{"kind": "", "url": "", "version": "", "down": "", "slots": 0, "busy": 0, "open": [""], "loaded": [""]},
-    **{"http": {"": 0}, "health": {"state": ""}, "too_large": {"": 0}, "models": {"": _MODEL}},
-}
-_GPU = {
-    **{"name": "", "vendor": "", "memory_total_mib": 0, "memory_used_mib": 0, "utilisation_percent": 0},
-    **{"temperature_c": 0, "power_w": 0, "is_estimate": True, "index": 0, "memory_free_mib": 0},
-}
-_LLAMA = {"worker": "", "address": "", "lent_to": "", "rpc_version": [0], "files": {}, "fault": {}}
 _STATES = frozenset(JobState)
 _DOES_NOT_FIT = "it serves the model, but does not fit what the job requires"
 # It has joined, or is back, since the job was refused.
 _SERVES = "it serves the model now, and did not a moment ago: send the job again"
 # Jobs that run and are counted by their models: each takes a look at its record.
 _MOST_COUNTED = 10_000
-_HARDWARE = {
-    **{"gpus": [_GPU], "cpu_model": "", "cpu_count": 0, "cpu_percent": 0, "load_1m": 0, "is_estimate": True},
-    **{"ram_total_mib": 0, "ram_available_mib": 0, "vram_total_mib": 0, "vram_free_mib": 0, "unread": ""},
-}
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerView:
-    """A live worker as it advertised itself.
-
-    Attributes:
-        seen_ms_ago: since its last advert.
-        models: canonical name → what is known of the model (kinds, size_bytes, context_tokens, loaded, …).
-        backends: kind, url, version, slots, busy, http (requests, connections opened for them, again: how many were
-            sent a second time), down (why), open (addresses other than loopback, on which it
-            listens) and too_large (models that its machine has not the memory for, by MiB) of each LLM server.
-        functions: version of its function library. durability: when its answers count as given; "" = not known.
-        clock_ahead_seconds: of its machine's clock against Redis', at its last advert; None = it does not tell.
-        elsewhere: the host on which its backends stand; "" = beside it. kind: "worker", or "reporter": it takes no jobs
-            and only tells of the hardware.
-    """
-
-    id: str
-    node: str
-    state: str
-    version: str
-    slots: int
-    busy: int
-    seen_ms_ago: float
-    labels: tuple[str, ...] = ()
-    models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    backends: tuple[dict[str, Any], ...] = ()
-    functions: str = ""
-    durability: str = ""
-    clock_ahead_seconds: float | None = None
-    elsewhere: str = ""
-    kind: str = "worker"
-
-    def short_mib(self, model: str) -> int:
-        """By how many MiB its machine's memory is too small for a model that it has on disk; 0 = it is not."""
-        return max((each.get("too_large", {}).get(model, 0) for each in self.backends), default=0)
-
-
-@dataclass(frozen=True, slots=True)
-class NodeView:
-    """A machine with its live workers.
-
-    Attributes:
-        hardware: gpus, vram_total_mib, vram_free_mib, cpu, ram and load, as last read.
-        finished: jobs it has ended, by state. busy_seconds: slot time it has spent on them.
-        controls: what an operator has set for it.
-        llama: what it could bring into a group: build, rpc_version, address, files and lent_to; {} = nothing.
-        addresses: under which others reach it.
-    """
-
-    name: str
-    host: str
-    os: str
-    hardware: dict[str, Any]
-    workers: tuple[WorkerView, ...]
-    finished: dict[str, int] = field(default_factory=dict)
-    busy_seconds: float = 0.0
-    controls: Controls = field(default_factory=Controls)
-    llama: dict[str, Any] = field(default_factory=dict)
-    addresses: tuple[str, ...] = ()
-
-    @property
-    def silent_seconds(self) -> float:
-        """Since the last sign of life of any of its workers."""
-        return min((worker.seen_ms_ago for worker in self.workers), default=0.0) / 1000
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether somebody on the machine itself tells of its hardware."""
-        return any(not worker.elsewhere for worker in self.workers)
-
-
-@dataclass(frozen=True, slots=True)
-class QueueView:
-    """Jobs that wait for one model. `oldest_seconds`: how long the one at the head has waited."""
-
-    model: str
-    waiting: int
-    running: int
-    oldest_seconds: float
-    workers: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    """A model and the nodes that serve it; `loaded_on`: those that have it in memory."""
-
-    name: str
-    kinds: tuple[str, ...]
-    nodes: tuple[str, ...]
-    loaded_on: tuple[str, ...]
-    size_bytes: int = 0
-    context_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """A job's record; no prompt, no answer.
-
-    Times are in seconds since the epoch, by Redis' clock; 0 = not yet.
-
-    Attributes:
-        prompt_tokens, output_tokens: as the backend counted them; 0 before the answer, or where it does not.
-    """
-
-    id: str
-    state: JobState
-    model: str
-    app: str
-    priority: int
-    attempt: int
-    node: str
-    worker: str
-    submitted: float
-    claimed: float
-    first_token: float
-    ended: float
-    crashes: int
-    errors: int
-    releases: int
-    stream: bool
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return {**asdict(self), "state": str(self.state)}
 
 
 class Registry:
@@ -183,7 +42,7 @@ class Registry:
         now = await self._now_ms()
         ids = await self._call("ZRANGEBYSCORE", self._broker.keys.workers, f"{now:.3f}", "+inf")
         hashes = await self._hashes([self._broker.keys.worker(text(each)) for each in ids])
-        found = (_worker(h, now) for h in hashes if h.get("id") and h.get("node"))
+        found = (read_worker(h, now) for h in hashes if h.get("id") and h.get("node"))
         return sorted(found, key=lambda worker: (worker.node, worker.id))
 
     async def nodes(self) -> list[NodeView]:
@@ -196,18 +55,7 @@ class Registry:
         tallies = await self._hashes([keys.tally(name) for name in by_node])
         controls = await self._controls(list(by_node))
         return [
-            NodeView(
-                name=name,
-                host=h.get("host", ""),
-                os=h.get("os", ""),
-                hardware=like(_HARDWARE, plain(h.get("hardware"))) or {},
-                workers=tuple(workers),
-                finished={state: whole(tally[state]) for state in JobState if state in tally},
-                busy_seconds=round(number(tally.get("busy_ms")) / 1000, 3),
-                controls=controls[name],
-                llama=like(_LLAMA, plain(h.get("llama"))) or {},
-                addresses=tuple(like([""], plain(h.get("addresses")))),
-            )
+            read_node(name, h, tuple(workers), tally=tally, controls=controls[name])
             for (name, workers), h, tally in zip(by_node.items(), hashes, tallies, strict=True)
         ]
 
@@ -290,16 +138,12 @@ class Registry:
         """The records of these jobs, in that order; those that Redis does not know (any more) are left out,
         and so are those in a state that we do not know.
         """
-        names = (
-            *("state", "model", "app", "priority", "stream", "attempt", "node", "worker"),
-            *("submitted", "claimed", "first", "ended", "crashes", "errors", "releases", "tokens"),
-        )
         views = []
         for job_id, reply in zip(
-            ids, await self._each("HMGET", [self._broker.keys.job(i) for i in ids], *names), strict=True
+            ids, await self._each("HMGET", [self._broker.keys.job(i) for i in ids], *JOB_FIELDS), strict=True
         ):
             if text(reply[0]) in _STATES:
-                views.append(_job(job_id, dict(zip(names, reply, strict=True))))
+                views.append(read_job(job_id, dict(zip(JOB_FIELDS, reply, strict=True))))
         return views
 
     async def states(self, ids: list[str]) -> list[JobState | None]:
@@ -329,16 +173,7 @@ class Registry:
         counters = {
             text(k): whole(v) for k, v in _pairs(await self._call("HGETALL", self._broker.keys.stats))
         }
-        ended = sum(counters.get(state, 0) for state in (JobState.DONE, JobState.FAILED, JobState.DEAD))
-        nodes = await self.nodes()
-        return {
-            "total_requests": counters.get("submitted", 0),
-            "jobs": {str(state): counters.get(state, 0) for state in JobState if state.is_terminal},
-            "requeued": counters.get("requeued", 0),
-            "success_rate": round(counters.get("done", 0) / ended, 4) if ended else 1.0,
-            "avg_latency_ms": _mean_ms(nodes),
-            "hosts": {node.name: _host_stats(node) for node in nodes},
-        }
+        return stats_of(counters, await self.nodes())
 
     async def reasons(self, model: str, requires: Requires | None = None) -> dict[str, str]:
         """Why each live node cannot serve `model`, by node; of one that can by now, that it can.
@@ -373,7 +208,7 @@ class Registry:
         if requires is None:
             return True
         told = await self._call("HGET", self._broker.keys.node(worker.node), "hardware")
-        vram = (like(_HARDWARE, plain(told)) or {}).get("vram_total_mib", 0)
+        vram = read_hardware(told).get("vram_total_mib", 0)
         return fits(requires, node=worker.node, labels=worker.labels, vram_mib=int(vram))
 
     async def _group_reasons(self, model: str) -> dict[str, str]:
@@ -424,94 +259,3 @@ def _waits_since(head: list[bytes]) -> float:
 
 def _pairs(flat: list[bytes]) -> zip[tuple[bytes, bytes]]:
     return zip(flat[::2], flat[1::2], strict=True)
-
-
-def _worker(h: Mapping[str, str], now_ms: float) -> WorkerView:
-    backends = [
-        {"down": "", "loaded": [], "models": {}, **each}
-        for each in like([_BACKEND], plain(h.get("backends")))
-    ]
-    models = {
-        name: {"kinds": [], "size_bytes": 0, "context_tokens": 0, **info, "loaded": name in backend["loaded"]}
-        for backend in backends
-        for name, info in backend["models"].items()
-    }
-    seen = number(h.get("seen"))
-    return WorkerView(
-        id=h["id"],
-        node=h["node"],
-        state=h.get("state", ""),
-        version=h.get("version", ""),
-        slots=whole(h.get("slots")),
-        busy=whole(h.get("busy")),
-        seen_ms_ago=max(0.0, round(now_ms - seen, 1)),
-        labels=tuple(like([""], plain(h.get("labels")))),
-        models=models,
-        backends=tuple({k: v for k, v in each.items() if k != "models"} for each in backends),
-        functions=h.get("functions", ""),
-        durability=h.get("durability", ""),
-        clock_ahead_seconds=round((number(h["clock"]) - seen) / 1000, 3) if "clock" in h else None,
-        elsewhere=h.get("elsewhere", ""),
-        kind=h.get("kind", "worker"),
-    )
-
-
-def _job(job_id: str, h: Mapping[str, bytes | None]) -> JobView:
-    def seconds(name: str) -> float:
-        return round(number(h[name]) / 1000, 3)
-
-    prompt_tokens, _, output_tokens = text(h["tokens"]).partition("|")
-    return JobView(
-        id=job_id,
-        state=JobState(text(h["state"])),
-        model=text(h["model"]),
-        app=text(h["app"]),
-        priority=whole(h["priority"]),
-        attempt=whole(h["attempt"]),
-        node=text(h["node"]),
-        worker=text(h["worker"]),
-        submitted=seconds("submitted"),
-        claimed=seconds("claimed"),
-        first_token=seconds("first"),
-        ended=seconds("ended"),
-        crashes=whole(h["crashes"]),
-        errors=whole(h["errors"]),
-        releases=whole(h["releases"]),
-        stream=h["stream"] == b"1",
-        prompt_tokens=max(0, whole(prompt_tokens)),
-        output_tokens=max(0, whole(output_tokens)),
-    )
-
-
-def _mean_ms(nodes: list[NodeView]) -> float:
-    """Of what the live nodes have ended, from claim to end."""
-    ended = sum(node.finished.get(state, 0) for node in nodes for state in (JobState.DONE, JobState.FAILED))
-    return round(sum(node.busy_seconds for node in nodes) * 1000 / ended, 1) if ended else 0.0
-
-
-def _host_stats(node: NodeView) -> dict[str, Any]:
-    done = node.finished.get(JobState.DONE, 0)
-    ended = done + node.finished.get(JobState.FAILED, 0)
-    return {
-        "requests": ended,
-        "success_rate": round(done / ended, 4) if ended else 1.0,
-        "latency_ms": round(node.busy_seconds * 1000 / ended, 1) if ended else 0.0,
-        "http": _http(node),
-        "prediction_error": _prediction_error(node),
-    }
-
-
-def _http(node: NodeView) -> dict[str, int]:
-    """What its workers have sent to their LLM servers: requests, connections opened for them, and tries again."""
-    told = [backend.get("http", {}) for worker in node.workers for backend in worker.backends]
-    return {name: sum(each.get(name, 0) for each in told) for name in ("requests", "connections", "again")}
-
-
-def _prediction_error(node: NodeView) -> float | None:
-    """By which share the node's last jobs took longer, or less long, than predicted; None = it has run none."""
-    off = jobs = 0.0
-    for worker in node.workers:
-        for told in worker.models.values():
-            off += told.get("jobs_seen", 0) * told.get("pace_error", 0.0)
-            jobs += told.get("jobs_seen", 0)
-    return round(math.exp(off / jobs) - 1, 3) if jobs else None

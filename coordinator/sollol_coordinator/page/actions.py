@@ -72,6 +72,10 @@ class Actions:
         """Put a dead letter, or a job that failed, back in line."""
         job_id = _needed(given, "job")
         word = (await self._operations.retry([job_id]))[job_id]
+        if word == "batch":
+            raise InvalidJob(
+                "it is of a batch, which has taken its end: give what failed to a new batch", field="job"
+            )
         if word not in _BACK_IN_LINE:
             raise InvalidJob(
                 f"it cannot be tried again: it is {word}, and what it asked is no longer kept", field="job"
