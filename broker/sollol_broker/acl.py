@@ -35,7 +35,17 @@ _RIGHTS: Final = {
     ("blob", "events", "inbox", "cache", "cached"): "rw rw rw rw -",
     # Jobs, their lines and counters: any end of a job may touch them all.
     ("job", "queue", "idle", "armed", "fair", "tally", "usage", "learned"): "rw rw rw rw r",
-    ("leases", "delayed", "deadlines", "dead", "failed", "ended", "hedges", "crashes"): "rw rw rw rw r",
+    (
+        "leases",
+        "delayed",
+        "deadlines",
+        "dead",
+        "failed",
+        "ended",
+        "ended_chunks",
+        "hedges",
+        "crashes",
+    ): "rw rw rw rw r",
     ("models", "stats", "limits"): "rw rw rw rw r",
     # Batches: each end of a job may be the end of a chunk.
     ("batch", "batches"): "rw rw rw rw r",

@@ -138,7 +138,8 @@ class JobLists:
                     for line, length in zip(lines, lengths, strict=True)
                 ]
             elif state == "ended":
-                found.append(_Segment(state, await self._call("LLEN", keys.ended), ("LRANGE", keys.ended)))
+                for key in (keys.ended, keys.ended_chunks):
+                    found.append(_Segment(state, await self._call("LLEN", key), ("LRANGE", key)))
             else:
                 key = {"running": keys.leases, "delayed": keys.delayed, "dead": keys.dead}[state]
                 length = await self._call("ZCARD", key)

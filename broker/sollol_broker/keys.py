@@ -219,8 +219,13 @@ class Keys:
 
     @property
     def ended(self) -> str:
-        """List: ids of the last 1,000 jobs that ended, newest first. Permanent."""
+        """List: ids of the last 1,000 jobs that ended, chunks of batches apart, newest first. Permanent."""
         return f"{self.prefix}:ended"
+
+    @property
+    def ended_chunks(self) -> str:
+        """List: ids of the last 1,000 chunks of batches that ended, newest first. As long as the records of chunks."""
+        return f"{self.prefix}:ended_chunks"
 
     @property
     def workers(self) -> str:

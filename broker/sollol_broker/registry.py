@@ -122,12 +122,14 @@ class Registry:
                 break
             members = await self._call("ZRANGE", keys.queue(key), 0, limit - len(waiting) - 1)
             waiting += [text(member.split(b"|")[0]) for member in members]
-        ended = await self._call("LRANGE", keys.ended, 0, limit - 1)
-        return [
-            *(await self._running(limit)),
-            *(await self.jobs_of(waiting)),
-            *(await self.jobs_of([text(each) for each in ended])),
+        running, waits = await self._running(limit), await self.jobs_of(waiting)
+        ids = [
+            text(each)
+            for key in (keys.ended, keys.ended_chunks)
+            for each in await self._call("LRANGE", key, 0, limit - 1)
         ]
+        ended = sorted(await self.jobs_of(ids), key=lambda each: each.ended, reverse=True)
+        return [*running, *waits, *ended[:limit]]
 
     async def job(self, job_id: str) -> JobView | None:
         """One job's record; None when Redis does not know it (any more)."""

@@ -17,6 +17,7 @@ from sollol_broker.codec import pack
 from sollol_broker.errors import InvalidJob, JobLost
 from sollol_broker.library import Library
 from sollol_broker.operations import Operations
+from sollol_broker.registry import Registry
 from sollol_broker.words import BatchState, JobKind, JobState
 
 _PLAN = BatchPlan(JobKind.EMBED, "m", "tests")
@@ -99,6 +100,26 @@ async def test_a_batch_runs_from_its_first_chunk_to_its_last_item(town: Town) ->
     assert await town.store.due(100) == []
     assert await town.ended() == [EndedChunk(chunk, JobState.DONE, chunk) for chunk in chunks]
     assert await town.store.results(view, await town.ended()) == [b"answer", b"answer"]
+
+
+async def test_chunks_do_not_push_other_jobs_out_of_the_list_of_those_that_ended(town: Town) -> None:
+    fabric = town.fabric
+    await fabric.submit("j1")
+    await town.answer()
+    await town.begin()
+    for chunk in (Chunk(0, 6), Chunk(6, 4)):
+        await town.store.cut(town.id, [chunk])
+        await town.send(chunk)
+        await town.answer()
+    registry = Registry(fabric.broker)
+
+    chunks = [each.id for each in await registry.jobs(2)]
+    assert chunks == fabric.submitted[:0:-1]  # the newest first, while their records last
+    assert await fabric.call("LRANGE", fabric.keys.ended, 0, -1) == [b"j1"]
+    assert 0 < await fabric.call("PTTL", fabric.keys.ended_chunks) <= 30_000
+    for each in chunks:
+        await fabric.call("DEL", fabric.keys.job(each))
+    assert [each.id for each in await registry.jobs(1)] == ["j1"]
 
 
 async def test_what_is_sent_twice_is_there_once(town: Town) -> None:

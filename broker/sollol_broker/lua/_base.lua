@@ -195,8 +195,12 @@ local function end_job(F, id, state, data, now, used, keeps_body)
   redis.call('PEXPIRE', events, ttl)
   redis.call('PEXPIRE', job, is_dead and DEAD_TTL_MS or ttl)
   tell(F, h[2], 't', 'end', 'j', id, 'e', at, 'x', state, 'f', fence, 'd', data)
-  redis.call('LPUSH', F .. ':ended', id)
-  redis.call('LTRIM', F .. ':ended', 0, ENDED_KEPT - 1)
+  -- A batch has thousands of chunks, whose records go within seconds: they do not push the others out.
+  local is_chunk = chunk_of(id) ~= nil
+  local ended = is_chunk and F .. ':ended_chunks' or F .. ':ended'
+  redis.call('LPUSH', ended, id)
+  redis.call('LTRIM', ended, 0, ENDED_KEPT - 1)
+  if is_chunk then redis.call('PEXPIRE', ended, ttl) end
   redis.call('HINCRBY', F .. ':stats', state, 1)
   if fair.bytes > 0 then redis.call('HINCRBY', F .. ':stats', 'bytes', -fair.bytes) end
   if fair.counted then redis.call('HINCRBY', usage_key(F, fair.app), 'n', -1) end
