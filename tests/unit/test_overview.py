@@ -129,6 +129,14 @@ def test_a_node_that_vanished_comes_first_and_closed_ones_before_those_that_work
     assert (told["nodes_in_all"], len(told["cells"])) == (4, 4)
 
 
+def test_of_a_thousand_silent_nodes_the_first_alerts_are_told_and_how_many_there_are() -> None:
+    nodes = tuple(node(f"n{number}", seen_ms_ago=60_000.0) for number in range(1000))
+    told = overview(facts(nodes=nodes))
+    assert (len(told["alerts"]), told["alerts_in_all"]) == (30, 1000)
+    assert (len(told["nodes"]), len(told["cells"])) == (24, 1000)
+    assert len(json.dumps(told)) < 100_000
+
+
 def test_totals_add_up() -> None:
     hardware = {"vram_total_mib": 24_000, "vram_free_mib": 4_000}
     found = totals(
