@@ -252,7 +252,8 @@ class Link:
         return NotAllowed(
             f"Redis at {self.url} does not let user {self.url.username or 'default'} do {name} "
             f"({_first_words(error).partition(' script: ')[0]}): its role is too small for that. `sollol acl` writes a "
-            "user for each role; nodes, limits and dead letters are steered by the coordinator's and the admin's"
+            "user for each role; nodes, limits and dead letters are steered by the coordinator's and the admin's, "
+            "API keys made by the admin's"
         )
 
     async def _leave(self, wire: Wire | None) -> None:

@@ -146,7 +146,8 @@ def plan_for(
 ) -> Group | OneNode | Impossible:
     """Where the model could run. `without`: as if that group were gone.
 
-    A node that let a group down a moment ago is taken only where it does not work without it.
+    A node that let a group down a moment ago is taken only where it does not work without it. A node that alone
+    serves some other model, which nobody would serve any more, only where it takes more nodes without it.
     """
     machines = [_machine(node, model, memory, now, without) for node in view.nodes.values()]
     fresh = [each for each in machines if not _has_just_failed(each.name, memory, now)]
@@ -157,6 +158,14 @@ def plan_for(
         if not isinstance(found, Impossible):
             break
     assert isinstance(found, Group | OneNode | Impossible)  # noqa: S101  # nobody serves it
+    alone = {nodes[0] for nodes in view.served.values() if len(nodes) == 1}
+    if isinstance(found, Group) and alone & {found.head, *found.members}:
+        others = [each for each in chosen if each.name not in alone]
+        heads = [each for each in chosen if each.has_file or each.name not in alone]
+        for spared in (others, heads):
+            instead = plan(facts, rules.load, spared, links, correction=correction)
+            if isinstance(instead, Group) and len(instead.members) <= len(found.members):
+                return instead
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from sollol_broker.broker import Broker
 from sollol_broker.embedded import EmbeddedBroker
 from sollol_broker.url import parse
 from sollol_client import AsyncClient
@@ -279,6 +280,18 @@ async def test_doctor_of_a_durable_fabric_is_content(tmp_path: Path) -> None:
         await asyncio.to_thread(broker.stop)
     others = {each["id"] for each in said.json["findings"] if each["severity"] not in ("ok", "note")}
     assert others <= {"listeners.open"}
+
+
+async def test_doctor_tells_of_workers_that_vanished_a_moment_ago_and_not_of_older_ones(
+    redis_url: str,
+) -> None:
+    broker = Broker(parse(redis_url), name="test")
+    await broker.open()
+    now_ms = 1000 * int((await broker.link.call("TIME"))[0])
+    await broker.link.call("ZADD", broker.keys.workers, now_ms - 5_000, "w1", now_ms - 600_000, "w2")
+    await broker.close()
+    said = await sollol(redis_url, "doctor")
+    assert "1 worker went within the last minute without taking leave" in said.out
 
 
 async def test_doctor_without_a_worker(redis_url: str) -> None:

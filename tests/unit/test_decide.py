@@ -94,6 +94,25 @@ def test_one_node_that_can_have_it_is_enough() -> None:
     assert isinstance(form.plan, OneNode)
 
 
+@pytest.mark.parametrize(
+    ("others", "members"),
+    [
+        ((node("b", vram=16_200), node("c"), node("d")), {"c", "d"}),
+        ((node("b", vram=16_200), node("c")), {"b", "c"}),  # there is no other way
+    ],
+)
+def test_a_node_that_alone_serves_another_model_is_spared(
+    others: tuple[Node, ...], members: set[str]
+) -> None:
+    view = replace(fabric(node("a", has_file=True), *others, waiting=1), served={"small": ("b",)})
+
+    form = decide(view, Memory(), _RULES, 0.0)[-1]
+
+    assert isinstance(form, Form)
+    assert isinstance(form.plan, Group)
+    assert set(form.plan.members) == members
+
+
 def test_there_is_one_group_per_model() -> None:
     ready = group("a", "b", "c")
     view = fabric(*three(group="g1"), groups=(ready,), waiting=5, running=1)

@@ -43,7 +43,7 @@ def check_workers(facts: Facts) -> Iterator[Finding]:
     if facts.vanished:
         yield warning(
             "workers.vanished",
-            f"{count(facts.vanished, 'worker')} went in the last seconds without taking leave",
+            f"{count(facts.vanished, 'worker')} went within the last minute without taking leave",
             "look at its log; others take over what it held",
         )
     for worker in workers:

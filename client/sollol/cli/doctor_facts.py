@@ -81,7 +81,7 @@ class Facts:
         clock_ahead_seconds: by how much this machine's clock is ahead of Redis'.
         latency_ms: of a round trip.
         redis_time: seconds since 1970, by Redis' clock.
-        vanished: workers that went in the last seconds without taking leave.
+        vanished: workers that went within the last minute without taking leave.
         apps: applications with a live client. api_keys: all that there are.
         dead: how many dead letters there are; dead_ids: some of the latest.
         listeners: TCP ports that are open on this machine.

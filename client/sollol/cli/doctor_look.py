@@ -173,8 +173,9 @@ class _Look:
         return tuple(await Registry(self.broker).queues())
 
     async def _vanished(self) -> int:
-        seconds, _ = await self._call("TIME")
-        return int(await self._call("ZCOUNT", self.broker.keys.workers, "-inf", int(seconds) * 1000))
+        # They are remembered for an hour, but one that has long been started again is no reason to worry.
+        now_ms = 1000 * int((await self._call("TIME"))[0])
+        return int(await self._call("ZCOUNT", self.broker.keys.workers, now_ms - 60_000, now_ms))
 
     async def _dead(self) -> tuple[int, tuple[str, ...]]:
         ids = await self._call("ZRANGE", self.broker.keys.dead, 0, _DEAD_SHOWN - 1, "REV")
