@@ -89,6 +89,21 @@ async def read_apps(broker: Broker, *, silent: bool = False, most: int = 0) -> l
     return sorted(found, key=lambda view: view.name)
 
 
+async def read_app_names(broker: Broker, *, most: int) -> tuple[tuple[str, ...], int]:
+    """Those of the applications that `read_apps` would give, and how many there are; two reads in all.
+
+    Args:
+        most: only so many names, those that were there last.
+    """
+    seconds, micros = await broker.link.call("TIME")
+    since = f"{int(seconds) * 1000 + int(micros) / 1000 - _ACTIVE_MS:.3f}"
+    names, count = await asyncio.gather(
+        broker.link.call("ZRANGE", broker.keys.apps, "+inf", since, "BYSCORE", "REV", "LIMIT", 0, most),
+        broker.link.call("ZCOUNT", broker.keys.apps, since, "+inf"),
+    )
+    return tuple(sorted(text(name) for name in names)), int(count)
+
+
 def _app(name: str, told: Mapping[str, str], counts: Mapping[str, str], at: float, now: float) -> AppView:
     def count(*names: str) -> int:
         return sum(whole(counts.get(each)) for each in names)

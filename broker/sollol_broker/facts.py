@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .groups import GroupView
-from .registry import AppView, JobView, NodeView, QueueView
+from .registry import JobView, NodeView, QueueView
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,8 @@ class Facts:
     dead: int = 0
     dead_lately: int = 0
     counters: Mapping[str, int] = field(default_factory=dict)
-    apps: tuple[AppView, ...] = ()
+    apps: tuple[str, ...] = ()
+    apps_in_all: int = 0
     groups: tuple[GroupView, ...] = ()
     leader: str = ""
     server: ServerFacts = field(default_factory=ServerFacts)

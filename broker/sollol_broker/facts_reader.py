@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from .apps import read_app_names
 from .broker import Broker
 from .errors import SollolError
 from .facts import Facts, Gone, ServerFacts
@@ -15,6 +16,7 @@ from .told import number, text, texts, whole
 
 _GONE_SECONDS = 3600.0
 _MOST_GONE = 100
+_MOST_APPS = 500
 # Jobs that run are told of one by one up to so many; beyond that how many of each model.
 _MOST_RUNNING, _MOST_COUNTED = 200, 10_000
 # What a running job's record tells changes little: a new attempt, its first token.
@@ -152,14 +154,15 @@ class FactsReader:
         if known and now - at < _SLOW_SECONDS:
             return known
         apps, groups, leader, server = await asyncio.gather(
-            self._registry.apps(),
+            read_app_names(self._broker, most=_MOST_APPS),
             read_groups(self._broker),
             self._call("HMGET", self._broker.keys.leader, "id", "until"),
             self._server(),
         )
         leads = leader[0] is not None and number(leader[1]) > 1000 * now
         known = {
-            "apps": tuple(apps),
+            "apps": apps[0],
+            "apps_in_all": apps[1],
             "groups": tuple(groups),
             "leader": text(leader[0]) if leads else "",
             "server": server,

@@ -113,7 +113,7 @@ def totals(facts: Facts) -> dict[str, Any]:
         "submitted": facts.counters.get("submitted", 0),
         "done": facts.counters.get("done", 0),
         "failed": sum(facts.counters.get(state, 0) for state in ("failed", "dead", "expired")),
-        "apps": len(facts.apps),
+        "apps": facts.apps_in_all,
         "groups": len(facts.groups),
         "vram_total_mib": sum(int(each.get("vram_total_mib", 0)) for each in hardware),
         "vram_free_mib": sum(int(each.get("vram_free_mib", 0)) for each in hardware),

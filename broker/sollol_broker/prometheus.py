@@ -110,7 +110,7 @@ def fabric_families(facts: Facts, batches: Sequence[BatchView] = ()) -> Iterator
     yield _gauge(
         "sollol_nodes_gone", "Nodes whose workers vanished within the last hour.", len(facts.vanished)
     )
-    yield _gauge("sollol_apps", "Applications with a live client.", len(facts.apps))
+    yield _gauge("sollol_apps", "Applications that were heard of within two minutes.", facts.apps_in_all)
     yield _gauge("sollol_leases", "Jobs that run.", facts.running_total)
     yield _gauge("sollol_jobs_delayed", "Jobs that wait out a backoff.", facts.delayed)
     yield _gauge("sollol_dead_letters", "Jobs that took too many workers down with them.", facts.dead)

@@ -15,7 +15,10 @@ from gateway_kit import gateway
 from sollol import AsyncClient, BackendError, JobCancelled
 from sollol.cli.app import app
 from sollol_broker.apps import AppView, _per_minute
+from sollol_broker.facts_reader import FactsReader
 from sollol_broker.keys import Keys
+from sollol_coordinator.page.config import PageConfig
+from sollol_coordinator.page.looks import PageLooks
 from sollol_worker_agent.doubles import OllamaDouble
 
 
@@ -89,6 +92,24 @@ async def test_whatever_an_application_shows_is_read(redis_url: str) -> None:
             (view,) = await client.apps()
             assert view.metadata == {}
         assert AppView("x", metadata={"version": None}).own_version == ""
+
+
+async def test_however_many_name_themselves_the_page_reads_few_of_them(redis_url: str) -> None:
+    """Callers of a gateway name themselves as they like."""
+    async with fabric_at(redis_url) as fabric, AsyncClient(redis_url, app="last") as client:
+        now = await fabric.now_ms()
+        many = [part for at in range(1000) for part in (now - 1000 - at, f"app{at}")]
+        await fabric.call("ZADD", fabric.keys.apps, *many, now - 200_000, "silent")
+        looks = PageLooks(fabric.broker, PageConfig())
+        for look, most in ((looks.overview, 100), (looks.apps, 650)):
+            before = looks.spent()
+            told = await look({})
+            assert looks.spent() - before < most
+        facts = await FactsReader(fabric.broker).read()
+        assert (facts.apps_in_all, len(facts.apps), "last" in facts.apps) == (1001, 500, True)
+        assert told["apps_in_all"] == 1002
+        assert [app["name"] for app in told["apps"]] == ["last"]  # the others have nothing to tell
+        assert [view.name for view in await client.apps()] == ["last"]
 
 
 @pytest.mark.parametrize(

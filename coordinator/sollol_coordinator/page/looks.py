@@ -186,7 +186,7 @@ class PageLooks:
             "looked": page.looked,
             "models": sorted(queue.model for queue in facts.queues)[:500],
             "nodes": [node.name for node in facts.nodes][:500],
-            "apps": [app.name for app in facts.apps][:500],
+            "apps": list(facts.apps),
         }
 
     async def job(self, params: Mapping[str, str]) -> dict[str, Any]:
