@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any
 
 from .errors import InvalidJob
-from .told import plain, texts
+from .told import plain, texts, whole
 
 # Of one entry; a traceback or a server's page of HTML is no line.
 _EVENT_CHARS = 500
@@ -170,7 +170,7 @@ def from_flat(entry_id: bytes, flat: Iterable[bytes]) -> LogEntry:
     level, found = pairs.get("level", ""), plain(pairs.get("fields"))
     return LogEntry(
         id=where,
-        at=round((int(where.partition("-")[0]) - _whole(pairs.get("ago"))) / 1000, 3),
+        at=round((int(where.partition("-")[0]) - max(0, whole(pairs.get("ago")))) / 1000, 3),
         level=level if level.upper() in Level.__members__ else Level.INFO.word,
         source=pairs.get("source", ""),
         process=pairs.get("process", ""),
@@ -178,7 +178,7 @@ def from_flat(entry_id: bytes, flat: Iterable[bytes]) -> LogEntry:
         app=pairs.get("app", ""),
         event=pairs.get("event", "")[:_EVENT_CHARS],
         fields=dict(_short(found if isinstance(found, dict) else {})),
-        left_out=_whole(pairs.get("left_out")),
+        left_out=max(0, whole(pairs.get("left_out"))),
     )
 
 
@@ -186,7 +186,3 @@ def _short(fields: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for name, value in list(fields.items())[:_MOST_FIELDS]:
         is_plain = isinstance(value, bool | int | float)
         yield name[:_FIELD_CHARS], value if is_plain else scrubbed(str(value)[:_MOST_SCRUBBED])[:_FIELD_CHARS]
-
-
-def _whole(text: str | None) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 16 else 0

@@ -88,7 +88,7 @@ class Registry:
     async def queues(self) -> list[QueueView]:
         """All models that have jobs waiting or running, or a live worker; the longest queue first."""
         keys, now = self._broker.keys, await self._now_ms()
-        names = {text(k): text(v) for k, v in _pairs(await self._call("HGETALL", keys.models))}
+        names = texts(await self._call("HGETALL", keys.models))
         running = await self._running_by_model()
         lines = await self.lines(list(names))
         served = await self._each("ZCOUNT", [keys.serves(key) for key in names], f"{now:.3f}", "+inf")
@@ -112,7 +112,7 @@ class Registry:
     async def jobs(self, limit: int = 50) -> list[JobView]:
         """Running jobs, then waiting ones, then those that ended last; at most `limit` of each."""
         keys = self._broker.keys
-        names = {text(k): text(v) for k, v in _pairs(await self._call("HGETALL", keys.models))}
+        names = texts(await self._call("HGETALL", keys.models))
         lengths = [many for many, _ in await self.lines(list(names))]
         # The longest queue first, as `queues` has them, and no further than it takes.
         longest = sorted(zip(lengths, names, strict=True), key=lambda each: (-each[0], names[each[1]]))
@@ -172,10 +172,8 @@ class Registry:
 
         A node's `prediction_error` tells how far what was predicted of its last jobs was off: 0.2 = a fifth.
         """
-        counters = {
-            text(k): whole(v) for k, v in _pairs(await self._call("HGETALL", self._broker.keys.stats))
-        }
-        return stats_of(counters, await self.nodes())
+        found = texts(await self._call("HGETALL", self._broker.keys.stats))
+        return stats_of({name: whole(count) for name, count in found.items()}, await self.nodes())
 
     async def reasons(self, model: str, requires: Requires | None = None) -> dict[str, str]:
         """Why each live node cannot serve `model`, by node; of one that can by now, that it can.
@@ -257,7 +255,3 @@ def _waits_since(head: list[bytes]) -> float:
     """Of a queue's first member, in seconds since the epoch; 0 = there is none."""
     parts = head[0].split(b"|") if head else []
     return number(parts[3]) / 1000 if len(parts) > 3 else 0.0
-
-
-def _pairs(flat: list[bytes]) -> zip[tuple[bytes, bytes]]:
-    return zip(flat[::2], flat[1::2], strict=True)

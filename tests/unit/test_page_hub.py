@@ -187,6 +187,19 @@ def test_a_thousand_different_views_shut_nobody_out(hub: Hub) -> None:
     assert len(hub._topics) <= 500
 
 
+def test_the_first_page_is_read_in_time_however_much_else_is_looked_at() -> None:
+    portal = Portal("hub")
+    hub = Hub(Looks(), portal)
+    for name in ("jobs", "overview", "log"):
+        hub.join(name, ()).topic.read_at = 100.0
+    hub._free_at = 1000.0
+    assert hub._next(104.9)[0] is None
+    topic, wait = hub._next(105.1)
+    assert topic is not None
+    assert (topic.name, wait) == ("overview", 0.0)
+    portal.close()
+
+
 def test_a_burst_of_views_holds_the_others_up_for_seconds_at_most() -> None:
     free_at = 0.0
     for _ in range(1000):

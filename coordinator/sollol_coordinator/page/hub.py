@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 RATE = 40.0
 LONGEST_SECONDS = 5.0
+# The look that has to tell of a dead worker within 15 s, whatever else is looked at.
+_FIRST = "overview"
 # A topic without followers is kept for those who ask again and again.
 _KEPT_SECONDS = 30.0
 _MOST_TOPICS = 500
@@ -275,7 +277,8 @@ class Hub:
 
 def _is_long_ago(topic: Topic, now: float) -> bool:
     """Whether it has never been read, or not for so long that nobody should be shown it."""
-    return not topic.read_at or now - topic.read_at > 3 * LONGEST_SECONDS
+    longest = LONGEST_SECONDS if topic.name == _FIRST else 3 * LONGEST_SECONDS
+    return not topic.read_at or now - topic.read_at > longest
 
 
 def free_again(free_at: float, began: float, cost: int) -> float:

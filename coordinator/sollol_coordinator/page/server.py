@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 # Threads beside those of the streams, for pages, assets and actions.
 _MORE_THREADS = 8
 _MOST_CONNECTIONS = 1000
+# A connection on which nobody asks anything is closed: with so many of them nobody else would get in.
+_IDLE_SECONDS = 30
 # A browser that takes in nothing for so long, or has lost power, is disconnected: its stream takes one of few places.
 _UNREAD_MS = 30_000
 
@@ -121,6 +123,8 @@ class Page:
                 sockets=[listener],
                 threads=self.config.most_browsers + _MORE_THREADS,
                 connection_limit=_MOST_CONNECTIONS,
+                channel_timeout=_IDLE_SECONDS,
+                cleanup_interval=_IDLE_SECONDS // 3,
                 asyncore_use_poll=True,
                 ident=None,
                 clear_untrusted_proxy_headers=True,
