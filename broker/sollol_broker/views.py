@@ -166,7 +166,7 @@ class JobView:
 def read_worker(h: Mapping[str, str], now_ms: float) -> WorkerView:
     """A worker of its advert's fields."""
     backends = [
-        {"down": "", "loaded": [], "models": {}, **each}
+        {"slots": 0, "busy": 0, "down": "", "loaded": [], "models": {}, **each}
         for each in like([_BACKEND], plain(h.get("backends")))
     ]
     models = {

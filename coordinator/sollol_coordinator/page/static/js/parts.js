@@ -6,7 +6,7 @@ import { size, span } from "./words.js";
 
 /** A bar of `value` out of `most`, with what it is to its left and how much to its right. */
 export function bar(label, value, most, text, level) {
-  const share = most > 0 ? Math.min(1, Math.max(0, value / most)) : 0;
+  const share = most > 0 ? Math.min(1, Math.max(0, (value || 0) / most)) : 0;
   const grade = level || (share > 0.97 ? "full" : share > 0.9 ? "high" : "usual");
   return h("div", { class: label ? "bar" : "bar bare", role: "img", "aria-label": label ? `${label}: ${text}` : text },
     label ? h("span", { class: "label" }, label) : null,

@@ -20,6 +20,7 @@ export function span(seconds) {
 }
 
 export function size(mib) {
+  if (mib === null || mib === undefined) return "–";
   if (mib >= 1024 * 1024) return `${(mib / 1024 / 1024).toFixed(1)} TiB`;
   if (mib >= 10240) return `${Math.round(mib / 1024)} GiB`;
   if (mib >= 1024) return `${(mib / 1024).toFixed(1)} GiB`;
