@@ -17,6 +17,9 @@ from sollol_worker_agent.doubles import OllamaDouble
 from sollol_worker_agent.rpc.server import RpcServer
 from waiting import wait_until
 
+# A machine that is busy with other things takes its time to answer.
+_DISCOVER = ("discover", "--timeout", "20")
+
 
 def port_of(url: str) -> int:
     return urlsplit(url).port or 0
@@ -59,7 +62,7 @@ async def test_each_kind_of_server_is_told_apart(toy_llama_server: str, tmp_path
 
 async def test_adopted_servers_answer_jobs_and_are_adopted_once(redis_url: str, tmp_path: Path) -> None:
     async with OllamaDouble([CHAT_MODEL]) as ollama, AsyncClient(redis_url) as client:
-        what = ("discover", "--subnet", "127.0.0.1", "--ports", str(port_of(ollama.url)), "--adopt")
+        what = (*_DISCOVER, "--subnet", "127.0.0.1", "--ports", str(port_of(ollama.url)), "--adopt")
         environ = {"SOLLOL_REDIS_URL": redis_url}
         async with program(tmp_path / "log", "sollol.cli", *what, environment=environ) as process:
             answer = await client.submit(chat="hi", model="tiny", wait_for_node=True).result(timeout=30)
@@ -78,7 +81,7 @@ async def test_adopted_servers_answer_jobs_and_are_adopted_once(redis_url: str, 
 
 async def test_what_was_found_as_json(tmp_path: Path) -> None:
     async with OllamaDouble([CHAT_MODEL]) as ollama:
-        what = ("discover", "--json", "--subnet", "127.0.0.1/32", "--ports", str(port_of(ollama.url)))
+        what = (*_DISCOVER, "--json", "--subnet", "127.0.0.1/32", "--ports", str(port_of(ollama.url)))
         async with program(tmp_path / "log", "sollol.cli", *what, environment=dict(os.environ)) as process:
             assert await process.exit_status() == 0
             (found,) = json.loads(process.said())
