@@ -178,7 +178,7 @@ class WorkerProcess:
 
     async def exit_status(self) -> int:
         """Wait for its end."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             return await self.process.wait()
 
 

@@ -44,7 +44,7 @@ async def test_a_rolling_restart_under_load_costs_no_job_and_no_lease(redis_url:
             for number in itertools.count():
                 wave = [_submit(client, 15 * number + each) for each in range(15)]
                 asked.extend(wave)
-                told.extend(await hear_all(wave, patience_seconds=30))
+                told.extend(await hear_all(wave, patience_seconds=120))
                 if is_over.is_set():
                     return
 
