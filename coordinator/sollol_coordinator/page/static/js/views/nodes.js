@@ -17,7 +17,7 @@ export function render(told, params) {
   if (!told.found) return empty("No node is like that.", "Clear the filter above to see all.");
   return [
     h("p", { class: "muted", "data-key": "found" }, told.found === told.nodes_in_all ? `${whole(told.found)} nodes` : `${whole(told.found)} of ${whole(told.nodes_in_all)} nodes`),
-    h("div", { class: "cards", id: "cards", "data-key": "cards" }, told.nodes.map(nodeCard)),
+    h("div", { class: told.nodes.length > 20 ? "cards many" : "cards", id: "cards", "data-key": "cards" }, told.nodes.map(nodeCard)),
     pages(told, params),
   ];
 }

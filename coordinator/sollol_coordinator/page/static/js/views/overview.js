@@ -1,7 +1,7 @@
 // The first page: what every machine does, what waits and why, what went wrong.
 
 import { h, s, link } from "../dom.js";
-import { badge, bar, code, empty, nodeCard, row, sayer, section, table } from "../parts.js";
+import { badge, bar, code, empty, nodeCard, row, sayer, section, shortId, table } from "../parts.js";
 import { plot } from "../plot.js";
 import { ago, clock, count, percent, rate, size, span, whole } from "../words.js";
 
@@ -41,10 +41,10 @@ function tiles(told) {
     tile("nodes", "Nodes", whole(total.nodes), total.nodes_gone ? `${total.nodes_gone} gone` : vram, total.nodes_gone ? "error" : null),
     tile("running", "Running", whole(total.running), `${total.busy} of ${count(total.slots, "slot")} busy`),
     tile("waiting", "Waiting", whole(total.waiting), total.waiting ? `the first for ${span(total.oldest_seconds)}` : "nobody waits", total.waiting && total.oldest_seconds > told.queue_seconds ? "warning" : null),
-    tile("requests", "Requests/s", rate(now.requests), `${whole(total.done)} answered in all`),
+    tile("requests", "Requests/s", rate(now.requests), `${whole(total.done)} so far`),
     tile("tokens", "Tokens/s", rate(now.tokens), "last minute"),
     tile("ttft", "First token", span(now.ttft_p50), now.ttft_p95 === null || now.ttft_p95 === undefined ? "" : `p95 ${span(now.ttft_p95)}`),
-    tile("latency", "Whole answer", span(now.latency_p50), now.latency_p95 === null || now.latency_p95 === undefined ? "" : `p95 ${span(now.latency_p95)}`),
+    tile("latency", "Answer, embedding", span(now.latency_p50), now.latency_p95 === null || now.latency_p95 === undefined ? "" : `p95 ${span(now.latency_p95)}`),
     tile("errors", "Failed", now.errors_hour === undefined ? "–" : whole(now.errors_hour), now.errors_hour ? `${percent(now.errors_hour / Math.max(1, now.requests_hour))}, last hour` : "in the last hour", now.errors_hour ? "warning" : null));
 }
 
@@ -54,7 +54,7 @@ function machines(told) {
         link("/node", { name }, { "data-state": state, title: `${name}: ${state}`, "aria-label": `${name}: ${state}` })))
     : null;
   const body = told.nodes.length
-    ? h("div", { class: "cards", id: "cards" }, told.nodes.map(nodeCard))
+    ? h("div", { class: told.nodes_in_all > 20 ? "cards many" : "cards", id: "cards" }, told.nodes.map(nodeCard))
     : empty("No machine is connected.",
         ["On each machine with an LLM server: ", code("pip install 'sollol[worker]'"), ", then ", code("sollol-worker --redis URL")],
         ["To try it on this machine alone: ", code("sollol up")]);
@@ -97,9 +97,16 @@ function history(told) {
       plot({ id: "tokens", title: "Tokens per second", start, step, words: rate, lines: [{ name: "", values: past.tokens }], sum: `${whole(past.tokens_total)} in all` }),
       plot({ id: "requests", title: "Requests per second", start, step, words: rate, lines: [{ name: "", values: past.requests }], sum: `${whole(past.requests_total)} in all` }),
       plot({ id: "ttft", title: "First token", start, step, words: span, lines: lines("ttft") }),
-      plot({ id: "latency", title: "Whole answer", start, step, words: span, lines: lines("latency") }),
+      plot({ id: "latency", title: "Whole answer, or embedding", start, step, words: span, lines: lines("latency") }),
       plot({ id: "waiting", title: "Jobs waiting", start, step, words: whole, lines: [{ name: "", values: past.waiting }] }),
       plot({ id: "errors", title: "Failed per minute", start, step, words: rate, lines: [{ name: "", values: past.errors }], sum: `${whole(past.errors_total)} in all` })));
+}
+
+// Which job it was, and what kind of error: texts of errors are not in the log, for they may quote what was asked.
+function particulars(line) {
+  const { job, model, error, status } = line.fields || {};
+  const words = [model && `${model}${line.app ? ` for ${line.app}` : ""}`, error && `${error}${status ? ` ${status}` : ""}`].filter(Boolean).join(": ");
+  return [words ? h("span", { class: "fields" }, ` ${words} `) : " ", job ? link("/job", { id: job }, { class: "mono small" }, shortId(job)) : ""];
 }
 
 function troubles(told) {
@@ -107,8 +114,8 @@ function troubles(told) {
   if (!found) return null;
   const body = found.length
     ? h("ul", { class: "log", id: "trouble-list" }, found.map((line) => h("li", { "data-level": line.level, "data-key": line.id },
-        h("time", { title: clock(line.at) }, ago(line.at, told.at)), badge(line.level, line.level), h("span", { class: "from" }, line.source ? sayer(line) : line.node),
-        h("span", { class: "event" }, line.event, line.fields && line.fields.job ? [" ", link("/job", { id: line.fields.job }, {}, "job")] : ""))))
+        h("time", { title: clock(line.at) }, ago(line.at, told.at)), badge(line.level, line.level), h("span", { class: "from" }, line.source ? sayer(line) : link("/node", { name: line.node }, {}, line.node)),
+        h("span", { class: "event" }, line.event, particulars(line)))))
     : empty("Nothing went wrong in the last hour.");
   return section("troubles", "What went wrong in the last hour", body, h("p", { class: "more" }, link("/log", {}, {}, "The whole log")));
 }
