@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sollol_client import Answer, AsyncBatch, AsyncClient, AsyncJob, Batch, BatchItem, Client, Delta, Job
 
     from .config import SOLLOLConfig
+    from .dashboard_client import DashboardClient
     from .docker_ip_resolver import is_docker_ip, resolve_docker_ip
     from .http_client import SOLLOLClient
     from .hybrid_router import HybridRouter
@@ -56,6 +57,7 @@ __all__ = [
     "BrokerUnavailable",
     "Client",
     "ClientClosed",
+    "DashboardClient",
     "DeadlineExceeded",
     "Delta",
     "HybridRouter",
@@ -93,6 +95,7 @@ _HOMES = {
     "BatchItem": "sollol_client",
     "BatchState": "sollol_broker.words",
     "Client": "sollol_client",
+    "DashboardClient": "sollol.dashboard_client",
     "Delta": "sollol_client",
     "HybridRouter": "sollol.hybrid_router",
     "Job": "sollol_client",

@@ -78,6 +78,16 @@ def test_it_fits(width: int, height: int) -> None:
     assert any("more" in line for line in lines)
 
 
+def test_where_not_all_fit_the_nodes_that_live_are_shown_first() -> None:
+    found = facts(
+        nodes=tuple(node(f"live{n}") for n in range(3)),
+        gone=tuple(Gone(f"old{n}.1", f"old{n}", NOW - 20) for n in range(3)),
+    )
+    shown = [[line.split()[0] for line in _drawn(found, height=rows) if " 0/" in line] for rows in (14, 60)]
+    assert shown[0] == ["live0", "live1"]
+    assert shown[1] == ["old0", "old1", "old2", "live0", "live1", "live2"]
+
+
 def test_wide_terminals_show_more() -> None:
     wide, narrow = "\n".join(_drawn(_busy(), width=160)), "\n".join(_drawn(_busy()))
     for words in ("93 % 71°", "32/64", "12 %", "leader none"):

@@ -41,7 +41,6 @@ def print_json(value: object) -> None:
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]]) -> None:
     """A table on stdout."""
-    shown = console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(
@@ -52,26 +51,28 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]])
         )
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    shown.print(table)
+    print_picture(table)
 
 
 def print_lines(rows: Sequence[Sequence[str | Cell]]) -> None:
     """Rows without a header on stdout; the last column is wrapped where the terminal ends."""
-    shown = console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for index in range(len(rows[0])):
         table.add_column(no_wrap=index < len(rows[0]) - 1)
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    shown.print(table)
+    print_picture(table)
 
 
-def print_plain(picture: RenderableType) -> None:
-    """What a terminal would show, for a file or a pipe: no line is filled up with spaces."""
+def print_picture(picture: RenderableType) -> None:
+    """What rich draws, on stdout; for a file or a pipe no line is filled up with spaces."""
     shown = console()
+    if shown.is_terminal:
+        shown.print(picture)
+        return
     with shown.capture() as told:
         shown.print(picture)
-    click.echo("\n".join(line.rstrip() for line in told.get().splitlines()))
+    click.echo("".join(f"{line.rstrip()}\n" for line in told.get().splitlines()), nl=False)
 
 
 def say(text: str) -> None:

@@ -44,11 +44,7 @@ def top(url: str, as_json: bool, interval: float, once: bool) -> None:
         if as_json:
             output.print_json(look.as_dict())
         else:
-            picture = draw(look.told, look.rates, width=console.width, height=None)
-            if console.is_terminal:
-                console.print(picture)
-            else:
-                output.print_plain(picture)
+            output.print_picture(draw(look.told, look.rates, width=console.width, height=None))
         return
     asyncio.run(_watch(url, interval))
 

@@ -50,7 +50,9 @@ def draw(told: Told, rates: Told, *, width: int, height: int | None, trouble: st
         parts.append(_line(f"{len(warnings) - _MOST_ALERTS} more to look at: `sollol doctor`", "dim"))
     used = len(parts) + (len(shown_queues) + 2 if shown_queues else 0) + _FIXED_LINES
     room = len(told["nodes"]) if height is None else max(1, height - used)
-    nodes = told["nodes"][:room]
+    nodes = told["nodes"]
+    if len(nodes) > room:  # those that are gone stand among the warnings, too
+        nodes = sorted(nodes, key=lambda node: node["state"] == "gone")[:room]
     if nodes:
         parts += ["", _nodes(nodes, width)]
     else:
