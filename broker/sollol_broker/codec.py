@@ -27,6 +27,10 @@ def pack(value: Any) -> bytes:
     """
     try:
         return bytes(msgpack.packb(value, use_bin_type=True))
+    except UnicodeEncodeError:
+        raise InvalidJob(
+            "a text in it is not Unicode (half of a pair of surrogates, or bytes that were not UTF-8): decode it rightly"
+        ) from None
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidJob(f"only plain data can be sent: {error}") from error
 

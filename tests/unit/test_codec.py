@@ -104,7 +104,14 @@ def test_what_is_malformed_is_not_quoted() -> None:
     assert caught.value.__cause__ is None
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, 2**64, {"a": {"b": print}}, "\ud800"])
+@pytest.mark.parametrize("value", ["\ud800", {"a": ["fine", "caf\udce9"]}])
+def test_a_text_that_is_none_is_told_without_it(value: Any) -> None:
+    with pytest.raises(InvalidJob, match="not Unicode") as caught:
+        pack(value)
+    assert "udce9" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, 2**64, {"a": {"b": print}}])
 def test_only_plain_data_can_be_packed(value: Any) -> None:
     with pytest.raises(InvalidJob, match="only plain data"):
         pack(value)
