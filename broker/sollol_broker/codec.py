@@ -29,7 +29,7 @@ def pack(value: Any) -> bytes:
         return bytes(msgpack.packb(value, use_bin_type=True))
     except UnicodeEncodeError:
         raise InvalidJob(
-            "a text in it is not Unicode (half of a pair of surrogates, or bytes that were not UTF-8): decode it rightly"
+            "a text in it is not Unicode (half of a surrogate pair, or bytes that were not UTF-8): decode it rightly"
         ) from None
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidJob(f"only plain data can be sent: {error}") from error
