@@ -164,6 +164,8 @@ def test_a_redis_that_is_away_is_told_to_all_at_once(hub: Hub) -> None:
 
 
 def test_who_asks_while_redis_is_away_does_not_wait(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LONGEST_SECONDS", "_ASK_SECONDS"):  # the test's machine may be slow
+        monkeypatch.setattr(f"sollol_coordinator.page.hub.{name}", 3600.0)
     looks = hub.looks = Looks(seconds=0)
     looks.failing = True
     assert hub.ask("overview", ())[0] == "trouble"
@@ -173,7 +175,6 @@ def test_who_asks_while_redis_is_away_does_not_wait(hub: Hub, monkeypatch: pytes
         raise AssertionError
 
     monkeypatch.setattr(looks, "look", hang)
-    monkeypatch.setattr("sollol_coordinator.page.hub._ASK_SECONDS", 3600.0)
     kind, text = hub.ask("jobs", ())
     assert (kind, json.loads(text)["status"]) == ("trouble", 503)
 

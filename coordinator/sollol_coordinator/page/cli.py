@@ -72,7 +72,7 @@ def main(
     It reads Redis and keeps nothing. Its user of Redis may be the one for the role dashboard (`sollol acl`), which may
     only look; to cancel jobs and close nodes from the page, the one for the role coordinator.
     """
-    log_to_stderr(verbose=verbose, chatty=("asyncio", "waitress.queue"))
+    log_to_stderr(verbose=verbose, chatty=("asyncio", "waitress"))
     with one_line_errors():
         if not insecure:
             parse(redis_url, environ=os.environ).refuse_open()
