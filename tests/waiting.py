@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 # Short enough not to be felt, long enough to leave the processor to what is waited for.
 _STEP_SECONDS = 0.005
 # What a machine that is busy with other things may need for anything. It costs nothing when all is well.
-_LEAST_SECONDS = 30.0
+_LEAST_SECONDS = 60.0
 
 
 async def wait_until(
@@ -19,7 +19,7 @@ async def wait_until(
 
     Args:
         condition: asked again and again; any true value will do.
-        timeout: seconds after which to give up; half a minute at the least.
+        timeout: seconds after which to give up; a minute at the least.
         what: the thing waited for, as the end of the sentence "waited 5 s for …".
 
     Raises:
