@@ -9,6 +9,7 @@ import pytest
 
 from sollol_broker.errors import BrokerUnavailable
 from sollol_broker.periodic import Periodic
+from waiting import wait_until
 
 _SHORT = 0.001
 
@@ -116,3 +117,23 @@ async def test_who_hurries_it_need_not_wait() -> None:
     await asyncio.wait_for(went.wait(), 20)
     await loop.stop()
     assert turns == 2
+
+
+def test_it_may_be_started_again_in_another_event_loop() -> None:
+    went = 0
+
+    async def turn() -> None:
+        nonlocal went
+        went += 1
+
+    loop = Periodic(turn, name="looking", seconds=_SHORT)
+
+    async def begin() -> None:
+        before = went
+        loop.start()
+        await wait_until(lambda: went >= before + 2, timeout=20, what="two turns")
+        await loop.stop()
+
+    for _ in range(2):
+        asyncio.run(begin())
+    assert went >= 4
