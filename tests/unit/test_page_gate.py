@@ -298,6 +298,14 @@ def test_the_cookie_is_for_this_page_alone_and_new_after_the_login() -> None:
     assert "Secure" in secure.headers["Set-Cookie"]
 
 
+def test_pages_on_two_ports_of_a_machine_do_not_log_each_other_out() -> None:
+    found = []
+    for host in ("localhost:8080", "localhost:8081", "[::1]:8080", "[::1]"):
+        answer = House(login=True).browser().get("/login", headers={"Host": host})
+        found.append(answer.headers["Set-Cookie"].partition("=")[0])
+    assert found == [f"{COOKIE}_8080", f"{COOKIE}_8081", f"{COOKIE}_8080", COOKIE]
+
+
 def test_no_answer_lets_a_browser_run_or_load_what_is_not_ours() -> None:
     browser = House().browser()
     for path in ("/", "/login", "/nowhere", "/static/page.css", "/api/jobs"):

@@ -19,7 +19,7 @@ from sollol_broker.version import VERSION
 from . import rq_pages
 from .actions import Actions
 from .config import PageConfig
-from .gate import COOKIE, Gate, refusal, set_word, visitor, word
+from .gate import Gate, cookie, refusal, set_word, visitor, word
 from .guests import Guests
 from .hub import Hub, TooMany
 from .live import Streams
@@ -152,7 +152,7 @@ def build(
     def logout() -> AnyResponse:
         guests.sessions.end(word())
         response = redirect("/login" if config.needs_login else "/")
-        response.delete_cookie(COOKIE)
+        response.delete_cookie(cookie())
         return response
 
     @app.get("/metrics")

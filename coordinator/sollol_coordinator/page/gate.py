@@ -65,7 +65,7 @@ class Gate:
             return refusal(403, "this name is not one of the page's: start it with --allow-host NAME")
         if not _is_from_here():  # 2
             return refusal(403, "another site has sent this")
-        g.word = request.cookies.get(COOKIE, "")
+        g.word = request.cookies.get(cookie(), "")
         g.new_word = "" if g.word else self._guests.sessions.word()
         try:
             visitor = self._guests.visitor(cast("Any", request.headers), g.word)
@@ -108,10 +108,16 @@ def word() -> str:
     return str(g.word or g.new_word)
 
 
+def cookie() -> str:
+    """Its name. Browsers give the cookies of a host to all of its ports, and each may have a page."""
+    port = request.host.rpartition(":")[2]
+    return f"{COOKIE}_{port}" if port.isdigit() else COOKIE
+
+
 def set_word(response: AnyResponse, value: str) -> None:
     """Give the browser its word; no script can read it, and no other site's request carries it."""
     g.new_word = ""
-    response.set_cookie(COOKIE, value, httponly=True, samesite="Strict", secure=request.is_secure, path="/")
+    response.set_cookie(cookie(), value, httponly=True, samesite="Strict", secure=request.is_secure, path="/")
 
 
 def refusal(status: int, why: str) -> Response:
