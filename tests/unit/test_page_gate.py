@@ -63,6 +63,9 @@ class Readers:
     def leave(self, following: object) -> None:
         pass
 
+    def renew(self) -> None:
+        pass
+
     def expect(self, name: str, params: object) -> None:
         assert name
 

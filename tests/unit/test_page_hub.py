@@ -113,6 +113,16 @@ def test_who_asks_a_moment_later_gets_the_same(hub: Hub) -> None:
     assert len(slow.reads) == 1
 
 
+def test_what_was_read_before_a_change_is_no_answer_after_it(hub: Hub) -> None:
+    looks = hub.looks = Looks(seconds=600)
+    with hub.follow("jobs", ()) as following:
+        assert following.next(20) is not None
+        hub.renew()
+        assert json.loads(hub.ask("jobs", ())[1]) == {"number": 2}
+        assert following.next(20) is not None, "nor has who follows it to wait"
+    assert len(looks.reads) == 2
+
+
 def test_a_redis_that_is_away_is_told_and_comes_back(looks: Looks, hub: Hub) -> None:
     looks.failing = True
     with hub.follow("overview", ()) as following:

@@ -159,6 +159,12 @@ def build(
     def metrics() -> AnyResponse:
         return Response(run(looks.metrics()), content_type=CONTENT_TYPE_LATEST)
 
+    @app.after_request
+    def renew(response: Response) -> Response:
+        if request.method == "POST" and response.status_code < 400:
+            hub.renew()
+        return response
+
     @app.get("/livez")
     def livez() -> AnyResponse:
         return Response("ok", mimetype="text/plain")

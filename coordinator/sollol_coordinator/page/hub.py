@@ -67,6 +67,7 @@ class Topic:
     version: int = 0
     followers: int = 0
     used_at: float = 0.0
+    begun_at: float = 0.0
     read_at: float = 0.0
     due: float = 0.0
     is_expected: bool = False
@@ -120,6 +121,7 @@ class Hub:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _free_at: float = 0.0
     _away_until: float = 0.0
+    _renewed_at: float = 0.0
     _task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -176,6 +178,14 @@ class Hub:
         finally:
             self.leave(following)
 
+    def renew(self) -> None:
+        """Somebody has changed something: what was read before is no answer any more, and is read anew at once."""
+        with self.changed:
+            self._renewed_at = time.monotonic()
+            for topic in self._topics.values():
+                topic.due = min(topic.due, self._renewed_at)
+        self.portal.soon(self._wake.set)
+
     def ask(self, name: str, params: Params) -> tuple[str, bytes]:
         """Look once; what was read a moment ago will do.
 
@@ -185,14 +195,18 @@ class Hub:
         with self.follow(name, params) as following, self.changed:
             topic, asked = following.topic, time.monotonic()
             old = asked - 2 * self.looks.seconds(name)
+
+            def is_new() -> bool:
+                return topic.read_at > old and topic.begun_at >= self._renewed_at
+
             # Where Redis is known to be away, nobody waits until that is found out again.
             self.changed.wait_for(
-                lambda: self.is_closed or topic.read_at > old or time.monotonic() < self._away_until,
+                lambda: self.is_closed or is_new() or time.monotonic() < self._away_until,
                 timeout=_ASK_SECONDS,
             )
             if self.is_closed:
                 raise EOFError
-            if topic.read_at <= old:
+            if not is_new():
                 return "trouble", topic.error or _words("Redis takes long to answer")
             return ("trouble", topic.error) if topic.error else ("look", topic.text)
 
@@ -271,7 +285,8 @@ class Hub:
             # A Redis that is away is so for all: each would find out by itself, one after the other.
             for each in self._topics.values() if is_away else (topic,):
                 each.tell(text, error)
-            topic.read_at, topic.due, topic.is_expected = now, now + pause, False
+            topic.begun_at, topic.read_at, topic.is_expected = began, now, False
+            topic.due = now + pause if began >= self._renewed_at else now
             self.changed.notify_all()
 
 
