@@ -57,9 +57,8 @@ class Periodic:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        self._hurried = (
-            asyncio.Event()
-        )  # the old one belongs to this event loop, and the next start may be in another
+        # The old one belongs to this event loop, and the next start may be in another.
+        self._hurried = asyncio.Event()
 
     def hurry(self) -> None:
         """Do the next turn now: there is something to do."""
