@@ -139,6 +139,8 @@ async def test_what_operators_do_happens(fabric: Fabric, page: Site) -> None:
 async def test_a_page_that_may_only_look_says_so(fabric: Fabric, redis_url: str) -> None:
     await fabric.worker("w1")
     await fabric.submit("j1")
+    await fabric.call("SADD", f"{prefix()}:queues", "groups")
+    await fabric.call("EXPIRE", f"{prefix()}:queues", 60)
     user = acl.user(acl.Role.DASHBOARD)
     await fabric.call("ACL", "SETUSER", user.name, "on", ">secret", *user.rules)
     try:
@@ -251,6 +253,27 @@ async def test_control_jobs_are_read_from_rqs_keys_and_never_unpickled(fabric: F
         "failed",
         "CannotForm: no memory",
     )
+
+
+async def test_of_many_control_jobs_the_latest_are_shown_and_all_are_counted(
+    fabric: Fabric, page: Site
+) -> None:
+    rq = prefix()
+    lists = {word: f"{rq}:{word}:groups" for word in ("finished", "failed")}
+    await fabric.call("SADD", f"{rq}:queues", f"{rq}:queue:groups")
+    for number in range(60):
+        await fabric.call("RPUSH", f"{rq}:queue:groups", f"queued-{number}")
+        for word, key in lists.items():
+            await fabric.call("ZADD", key, number, f"{word}-{number}")
+    created = ("created_at", "2026-01-02T03:04:05Z")
+    await fabric.call("HSET", f"{rq}:job:failed-59", "status", "failed", *created)
+    for key in (f"{rq}:queues", f"{rq}:queue:groups", *lists.values(), f"{rq}:job:failed-59"):
+        await fabric.call("EXPIRE", key, 60)
+    [queue] = (await page.look("control"))["queues"]
+    assert {word: queue["counts"][word] for word in ("queued", *lists)} == dict.fromkeys(
+        ("queued", *lists), 60
+    )
+    assert [job["id"] for job in queue["jobs"]] == ["failed-59"]
 
 
 async def test_all_looks_answer_in_an_empty_fabric(page: Site) -> None:

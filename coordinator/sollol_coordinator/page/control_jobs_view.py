@@ -18,9 +18,9 @@ from ..rq_prefix import prefix
 _MOST_JOBS = 50
 _MOST_QUEUES = 20
 _MOST_ERROR_BYTES = 64 * 1024
-# The registries of a queue: what RQ calls them, and what they hold.
-_REGISTRIES = {"wip": "started", "finished": "finished", "failed": "failed", "deferred": "deferred",
-               "scheduled": "scheduled", "canceled": "canceled"}  # fmt: skip
+# The registries of a queue: what RQ calls them, and what they hold. Those first of which none should be cut.
+_REGISTRIES = {"wip": "started", "failed": "failed", "deferred": "deferred", "scheduled": "scheduled",
+               "finished": "finished", "canceled": "canceled"}  # fmt: skip
 _JOB = ("status", "origin", "description", "created_at", "enqueued_at", "started_at", "ended_at", "worker_name",
         "timeout", "exc_info")  # fmt: skip
 _WORKER = ("state", "hostname", "pid", "queues", "current_job", "last_heartbeat", "birth",
@@ -47,17 +47,18 @@ class ControlJobs:
         }
 
     async def _queue(self, name: str) -> dict[str, Any]:
+        line = f"{self._prefix}:queue:{name}"
+        registries = [f"{self._prefix}:{registry}:{name}" for registry in _REGISTRIES]
         waiting, *registered = await asyncio.gather(
-            self._rq("LRANGE", f"{self._prefix}:queue:{name}", 0, _MOST_JOBS - 1),
-            *(
-                self._rq("ZRANGE", f"{self._prefix}:{registry}:{name}", 0, _MOST_JOBS - 1)
-                for registry in _REGISTRIES
-            ),
+            self._rq("LRANGE", line, 0, _MOST_JOBS - 1),
+            *(self._rq("ZRANGE", key, 0, _MOST_JOBS - 1, "REV") for key in registries),
         )
-        counts = {"queued": len(waiting)}
+        lengths = await asyncio.gather(
+            self._rq("LLEN", line), *(self._rq("ZCARD", key) for key in registries)
+        )
+        counts = dict(zip(("queued", *_REGISTRIES.values()), lengths, strict=True))
         ids: dict[str, None] = dict.fromkeys(each.decode(errors="replace") for each in waiting)
-        for word, members in zip(_REGISTRIES.values(), registered, strict=True):
-            counts[word] = len(members)
+        for members in registered:
             # A started job stands there with its execution: JOB:EXECUTION.
             ids |= dict.fromkeys(each.decode(errors="replace").partition(":")[0] for each in members)
         jobs = await asyncio.gather(*(self._job(each) for each in list(ids)[: 2 * _MOST_JOBS]))
