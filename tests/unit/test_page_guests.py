@@ -40,6 +40,9 @@ def test_a_session_ends_by_time_and_by_logging_out() -> None:
 def test_there_are_so_many_sessions_and_no_more() -> None:
     sessions = Sessions(Clock())
     first = sessions.begin(Role.VIEWER, "first")
+    often = [sessions.begin(Role.VIEWER, "often") for _ in range(1100)]
+    assert sessions.visitor(first) is not None
+    assert sum(sessions.visitor(word) is not None for word in often) == 100
     words = [sessions.begin(Role.VIEWER, str(number)) for number in range(1000)]
     assert sessions.visitor(first) is None
     assert sessions.visitor(words[0]) is not None

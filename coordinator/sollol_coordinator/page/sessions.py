@@ -13,7 +13,8 @@ from threading import Lock
 from .config import Role
 
 SESSION_SECONDS = 12 * 3600.0
-_MOST_SESSIONS = 1000
+# In all, and of one key: who logs in again and again turns nobody else out.
+_MOST_SESSIONS, _MOST_EACH = 1000, 100
 # Tries within a minute, from one address and from all together. A password of eight characters outlasts them by far.
 _TRIES_EACH, _TRIES_ALL = 10, 60
 _TRIES_SECONDS = 60.0
@@ -66,7 +67,10 @@ class Sessions:
         word = self.word()
         with self._lock:
             self._visitors[word] = Visitor(role, name, digest, self._clock() + SESSION_SECONDS, word)
-            while len(self._visitors) > _MOST_SESSIONS:
+            own = [each for each, who in self._visitors.items() if (who.name, who.digest) == (name, digest)]
+            if len(own) > _MOST_EACH:
+                del self._visitors[own[0]]
+            elif len(self._visitors) > _MOST_SESSIONS:
                 self._visitors.popitem(last=False)
         return word
 
