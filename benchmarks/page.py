@@ -173,9 +173,6 @@ async def _watch(http: httpx.AsyncClient, path: str, news: list[float]) -> None:
 
 async def _browse(broker: Broker, http: httpx.AsyncClient, paths: Sequence[str]) -> tuple[float, float]:
     """Commands a second that Redis gets while so many browsers look, and the news of the first in a minute."""
-    before, began = await _commands(broker), time.monotonic()
-    await asyncio.sleep(2 * _ADVERT_SECONDS)
-    alone = (await _commands(broker) - before) / (time.monotonic() - began)
     news: list[list[float]] = [[] for _ in paths]
     tasks = [asyncio.create_task(_watch(http, path, each)) for path, each in zip(paths, news, strict=True)]
     await asyncio.sleep(5)
@@ -186,7 +183,7 @@ async def _browse(broker: Broker, http: httpx.AsyncClient, paths: Sequence[str])
         task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.gather(*tasks, return_exceptions=True)
-    return spent / seconds - alone, 60 * sum(at > began for at in news[0]) / seconds
+    return spent / seconds, 60 * sum(at > began for at in news[0]) / seconds
 
 
 async def _commands(broker: Broker) -> int:
@@ -209,26 +206,23 @@ async def _measure(nodes: int, jobs: int, folder: Path, minutes: float, only_bro
             await _node(broker, number)
         await _submit(broker, 0, jobs)
         await _claim(broker, nodes)
-        async with (
-            _living(broker, nodes),
-            _page(server.url, folder / f"{nodes}.log") as (http, process),
-        ):
+        async with _page(server.url, folder / f"{nodes}.log") as (http, process):
             print(
                 f"\n{nodes:,} nodes, {4 * nodes:,} running and {jobs - 4 * nodes:,} waiting jobs", flush=True
             )
             if not only_browser:
-                await _over_http(broker, http, process)
-            await _in_browser(str(http.base_url), process, minutes)
+                await _over_http(broker, http, process, nodes)
+            async with _living(broker, nodes):
+                await _in_browser(str(http.base_url), process, minutes)
         await broker.close()
 
 
-async def _over_http(broker: Broker, http: httpx.AsyncClient, process: psutil.Process) -> None:
+async def _over_http(broker: Broker, http: httpx.AsyncClient, process: psutil.Process, nodes: int) -> None:
     """What programs get, and what that costs."""
-    for name, path in (("shell", "/"), ("overview", "/api/overview"), ("nodes", "/api/nodes?page=2"),
-                       ("jobs", "/api/jobs?state=waiting"), ("jobs, by app", "/api/jobs?app=app-3"),
-                       ("one job", "/api/job?id=j000007")):  # fmt: skip
-        seconds, size = await _first(http, path)
-        print(f"  first answer, {name:14} {1000 * seconds:6.0f} ms, {size / 1024:7.0f} KiB")
+    async with _living(broker, nodes):
+        await asyncio.sleep(2 * _ADVERT_SECONDS)  # until all nodes have given a sign of life again
+        await _firsts(http)
+    # From here on Redis hears of nobody but the page.
     print(f"  memory of the page            {process.memory_info().rss / 2**20:6.0f} MiB")
     for what, paths in (
         (f"{_BROWSERS} browsers, one view", ["/live/overview"] * _BROWSERS),
@@ -237,6 +231,14 @@ async def _over_http(broker: Broker, http: httpx.AsyncClient, process: psutil.Pr
         rate, news = await _browse(broker, http, paths)
         print(f"  {what:29} {rate:6.1f} commands/s at Redis; news {news:.0f} times a minute")
     print(f"  memory of the page            {process.memory_info().rss / 2**20:6.0f} MiB", flush=True)
+
+
+async def _firsts(http: httpx.AsyncClient) -> None:
+    for name, path in (("shell", "/"), ("overview", "/api/overview"), ("nodes", "/api/nodes?page=2"),
+                       ("jobs", "/api/jobs?state=waiting"), ("jobs, by app", "/api/jobs?app=app-3"),
+                       ("one job", "/api/job?id=j000007")):  # fmt: skip
+        seconds, size = await _first(http, path)
+        print(f"  first answer, {name:14} {1000 * seconds:6.0f} ms, {size / 1024:7.0f} KiB")
 
 
 async def _in_browser(base: str, process: psutil.Process, minutes: float) -> None:

@@ -135,7 +135,7 @@ class FactsReader:
         jobs = [kept[each][1] for each in ids if each in kept and not kept[each][1].state.is_terminal]
         models = {each: self._model_of[each] for each in more if each in self._model_of}
         new = [each for each in more if each not in models]
-        named = await asyncio.gather(*(self._call("HGET", keys.job(each), "model") for each in new))
+        named = await self._broker.link.calls([("HGET", keys.job(each), "model") for each in new])
         models |= {each: text(model) for each, model in zip(new, named, strict=True) if model is not None}
         self._model_of = models | {job.id: job.model for job in jobs}
         return jobs
