@@ -98,7 +98,7 @@ ENTRIES = {
     "stats": Entry("Look", "stats", "stats", "Totals since the fabric began, per node too."),
     "limits": Entry("Steer", "limits", "limits", "What may be handed in: queues, quotas of applications."),
     "acl": Entry("Steer", "acl", "acl", "Write users for Redis, one per role, with few rights."),
-    "bench": Entry("Steer", "bench", "bench", "Record what was asked; replay it with other weights."),
+    "bench": Entry("Steer", "bench", "bench", "Measure; record what was asked, and replay it."),
     "keys": Entry("Steer", "keys", "keys", "API keys: who may do what over HTTP."),
     "dead": Entry("Steer", "dead", "dead", "Jobs that killed their workers: list, retry, drop."),
 }

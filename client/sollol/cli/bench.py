@@ -1,4 +1,4 @@
-"""`sollol bench record` writes down what a fabric was asked, `sollol bench replay` plays such a log again.
+"""`sollol bench`: `run` measures a fabric (bench_run.py), `record` writes down what was asked, `replay` plays it again.
 
 A replay needs no fabric: it runs the rule itself in virtual time, on machines that a file describes.
 """
@@ -17,6 +17,7 @@ import click
 from sollol_broker.words import JobState
 
 from . import output
+from .app import missing_extra
 from .options import fabric_options, open_client
 from .output import Cell, Column
 from .units import count
@@ -33,9 +34,25 @@ _MOST_APPS = 20
 _SPREADS = tuple(Column(name, "right") for name in ("MEAN", "P95", "P99", "FIRST TOKEN", "P95", "P99"))
 
 
-@click.group()
+class _Bench(click.Group):
+    """Brings `run` along, which needs more packages, only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "run"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "run":
+            return super().get_command(ctx, cmd_name)
+        try:
+            from .bench_run import run
+        except ModuleNotFoundError as error:
+            raise missing_extra(error, "bench run", "worker") from None
+        return run
+
+
+@click.group(cls=_Bench)
 def bench() -> None:
-    """Record what a fabric was asked, and see in virtual time how other weights would have served it."""
+    """Measure a fabric beside its LLM servers; record what it was asked, and replay that with other weights."""
 
 
 @bench.command(short_help="Play a log of jobs again, in virtual time.")
