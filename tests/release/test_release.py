@@ -33,7 +33,8 @@ _ADDS = {
     "cli": ["sollol"],
     "worker": ["sollol-worker"],
     "gateway": ["sollol-gateway"],
-    "coordinator": ["sollol-coordinator", "sollol-dashboard"],
+    "page": ["sollol-dashboard"],
+    "coordinator": ["sollol-coordinator"],
 }
 
 
