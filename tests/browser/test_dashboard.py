@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from fabric import worker, worker_process
 from page_kit import Site, site
@@ -115,6 +115,25 @@ async def test_a_killed_worker_turns_red(redis_url: str, tab: Page, tmp_path: Pa
         red, green, blue = (int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(","))
         assert red > 2 * max(green, blue)
         await expect(tab.locator('#alerts [data-code="worker.gone"]')).to_have_count(1)
+
+
+@pytest.mark.parametrize("script", ["dom", "views/overview"])
+async def test_a_script_that_cannot_be_fetched_is_fetched_again(
+    browser: Browser, dashboard: Site, script: str
+) -> None:
+    context = await browser.new_context(base_url=dashboard.page.url)
+    tab = await context.new_page()
+    left = [2]  # it is asked for by the shell beforehand, and by who needs it
+
+    async def lose(route: Route) -> None:
+        left[0] -= 1
+        await (route.abort() if left[0] >= 0 else route.continue_())
+
+    await tab.route(f"**/js/{script}.js*", lose)
+    await tab.goto("/")
+    await expect(tab.locator(".view[data-drawn]")).to_have_count(1)
+    assert left[0] < 0
+    await context.close()
 
 
 _PAYLOADS = [

@@ -10,7 +10,10 @@ const STATES = {
 
 const main = document.getElementById("view");
 const look = main.dataset.look;
-const view = await import(`./views/${look}.js`);
+const view = await import(`./views/${look}.js`).catch((error) => {
+  dispatchEvent(new Event("unfetched"));
+  throw error;
+});
 const trouble = h("div", { class: "trouble", role: "alert", hidden: true });
 const body = h("div", { class: "view" });
 const badge = document.getElementById("live");

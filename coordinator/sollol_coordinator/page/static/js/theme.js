@@ -1,5 +1,19 @@
-// Before anything is drawn: light or dark, as chosen here earlier; else as the system has it.
+// Before anything is drawn: light or dark, as chosen here earlier; else as the system has it. And where a script cannot be
+// fetched, since the page starts anew or the network changes, all is tried again once the page answers.
 "use strict";
+(function () {
+  let waits = false;
+  function again() {
+    setTimeout(() => fetch("/livez").then(() => location.reload(), again), 2000);
+  }
+  function failed() {
+    if (waits) return;
+    waits = true;
+    again();
+  }
+  addEventListener("error", (event) => { if (event.target instanceof HTMLScriptElement) failed(); }, true);
+  addEventListener("unfetched", failed);
+})();
 (function () {
   const known = ["light", "dark"];
   function chosen() {
