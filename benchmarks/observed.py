@@ -1,25 +1,20 @@
-"""What all observing costs: workers that count, note and tell while somebody looks, and workers that do none of it.
+"""What observing costs: workers that count, note and tell, and workers that do none of it, in turns.
 
-With: the history, the reasons for `explain`, the live log, and a monitoring page whose overview is open. Without: none
-of them. On a machine that does other things as well, rates differ by more than what is sought. So beside them stands
-how much of a processor a job takes, in the worker and in Redis together: what observing adds to that. The best drain
-counts. The page's own work is not in it: it runs wherever one likes.
+With: the history, the reasons for `explain`, and the live log. Without: none of them. On a machine that does other
+things as well, rates differ by more than what is sought. So beside them stands how much of a processor a job takes, in
+the worker and in Redis together: what observing adds to that. The best drain counts. What a page that is looked at
+costs Redis is in `benchmarks.page`; its own work is done wherever one likes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import httpx
 import psutil
 
 from sollol_broker.embedded import EmbeddedBroker
-from sollol_coordinator.page.config import PageConfig
-from sollol_coordinator.page.server import Page
 
 from .contenders import fabric
 from .report import Aim, Outcome, Table
@@ -79,7 +74,7 @@ def _drained(jobs: int, backend: str, without: str) -> _Drain:
         end = time.monotonic() + _PATIENCE_SECONDS
         while sender.accepted() < jobs and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
-        with _looked_at(server.url, without), worker("fabric", server.url, backend, without) as process:
+        with worker("fabric", server.url, backend, without) as process:
             processes = [psutil.Process(process.pid), psutil.Process(server.pid)]
             first, began, spent = sender.done(), time.monotonic(), _cpu_seconds(processes)
             while (done := sender.done()) < jobs:
@@ -89,34 +84,6 @@ def _drained(jobs: int, backend: str, without: str) -> _Drain:
             count = jobs - first
             used = _cpu_seconds(processes) - spent
             return _Drain(count / (time.monotonic() - began), used * 1e6 / count)
-
-
-@contextlib.contextmanager
-def _looked_at(url: str, without: str) -> Iterator[None]:
-    """A page with its overview open, or nobody."""
-    if without:
-        yield
-        return
-    page = Page(url, PageConfig(port=0))
-    page.start()
-    end = threading.Event()
-
-    def look() -> None:
-        with httpx.stream(
-            "GET", f"{page.url}live/overview", trust_env=False, timeout=_PATIENCE_SECONDS
-        ) as answer:
-            for _ in answer.iter_raw():
-                if end.is_set():
-                    return
-
-    browser = threading.Thread(target=look)
-    browser.start()
-    try:
-        yield
-    finally:
-        end.set()
-        page.stop()
-        browser.join()
 
 
 def _least_us(drains: list[_Drain]) -> float:
