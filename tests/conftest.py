@@ -29,12 +29,13 @@ os.environ["SOLLOL_CONFIG"] = os.devnull
 
 # Begun first, so that none of them is what the other processes wait for at the end; those that compute stand between
 # those that wait.
-# Those that make networks come first, too: a browser, whose tests come late, drops what it fetches when the machine
+# Those that make networks come first, too: a browser, whose tests come later, drops what it fetches when the machine
 # gets another network.
 _LONG = """
     group_network lan partition split
     groups failover cli_fabric lost_replies takeover_llama leader_storm kill_storm examples release
-    faulty_backends pool power_cut setup_llama_cpp worker_process heartbeat doctor_rpc openai client_sync canaries acl
+    faulty_backends dashboard pool power_cut setup_llama_cpp worker_process heartbeat doctor_rpc openai
+    client_sync canaries acl
 """
 
 
