@@ -180,8 +180,12 @@ class Page:
             thread, self._thread = self._thread, None
             if thread is None:
                 close()
-            else:  # in its own thread: what it polls stays open until it has polled
-                server.trigger.pull_trigger(close)
+            else:
+                # In its own thread: what it polls stays open until it has polled. Locked, or another pull of the
+                # trigger might close it before this one.
+                with server.trigger.lock:
+                    server.trigger.thunks.append(close)
+                    server.trigger.pull_trigger()
                 thread.join(timeout=5)
         portal, self._portal = self._portal, None
         if portal is not None:
