@@ -29,6 +29,11 @@ async def test_it_shows_the_coordinators_jobs_and_an_operator_steers_them(
     put_control_jobs(redis_url, tmp_path / "touched")
     async with page_process(tmp_path / "page.log", redis_url) as (http, process):
         assert 'name="rq" content="/rq/"' in (await http.get("/control")).text
+        # Who acts need not have looked at any of its pages before.
+        act = {
+            "X-CSRFToken": (await http.get("/control")).text.partition('name="csrf-token" content="')[2][:64]
+        }
+        assert (await http.post("/rq/job/nobody/delete", headers=act)).json() == {"status": "ERROR"}
         told = (await http.get("/rq/0/data/queues.json")).json()["queues"]
         assert [(q["name"], q["count"], q["failed_job_registry_count"]) for q in told] == [("groups", 3, 1)]
         job = (await http.get("/rq/0/data/job/failed.json")).json()

@@ -81,6 +81,8 @@ def mount(app: Flask, url: BrokerUrl, token: Callable[[], str]) -> None:
             return refusal(404, "there is one Redis here, and its number is 0")
         if acts_by_get():
             return refusal(405, "this changes something: send it as POST")
+        # Else it is known from the first page on that somebody has looked at, and who acts need not have looked.
+        app.redis_conn = door.redis()  # type: ignore[attr-defined]
         return None
 
     @app.after_request
